@@ -1,0 +1,1 @@
+"""The HTTP API: stateless, thin. It talks to DynamoDB through `broker` and to nothing else."""

@@ -1,0 +1,117 @@
+"""What routes ask for: the caller, the student, the wish, and the parts of this process."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends, Header, Path, Request
+
+from app.auth import Credential, Role, require
+from app.inventory import Inventory
+from app.pool_gauges import PoolGauges
+from app.readiness import Readiness
+from broker.allocation import Wish
+from broker.errors import MissingSandboxId, NotReady
+from broker.settings import ApiSettings
+from broker.store.events import Cause
+from broker.wiring import Broker
+
+ID_PATTERN = r"^[A-Za-z0-9._:-]{1,128}$"
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What this process built once its store answered."""
+
+    broker: Broker
+    inventory: Inventory
+    gauges: PoolGauges
+
+
+def settings_of(request: Request) -> ApiSettings:
+    settings: ApiSettings = request.app.state.settings
+    return settings
+
+
+def readiness_of(request: Request) -> Readiness:
+    readiness: Readiness = request.app.state.readiness
+    return readiness
+
+
+def parts_of(request: Request) -> Parts:
+    """The process's parts.
+
+    Raises:
+        NotReady: it is still booting.
+    """
+    parts: Parts | None = request.app.state.parts
+    if parts is None:
+        raise NotReady("booting")
+    return parts
+
+
+def _id_header(alias: str, text: str, example: str) -> object:
+    # The bounds are documented here and enforced for every route by the InputLimits middleware.
+    return Header(alias=alias, description=text, examples=[example], json_schema_extra={"pattern": ID_PATTERN})
+
+
+async def holder_of(
+    student: Annotated[
+        str | None,
+        _id_header("X-Instruqt-Sandbox-ID", "Names the student. Wins over X-Track-ID.", "ins-4711"),
+    ] = None,
+    legacy_student: Annotated[
+        str | None, _id_header("X-Track-ID", "Names the student; the older header.", "trk-4711")
+    ] = None,
+) -> str:
+    """Who the student is.
+
+    Raises:
+        MissingSandboxId: neither header was sent.
+    """
+    holder = (student or "").strip() or (legacy_student or "").strip()
+    if not holder:
+        raise MissingSandboxId
+    return holder
+
+
+async def wish_of(
+    holder: Annotated[str, Depends(holder_of)],
+    prefix: Annotated[
+        str | None,
+        _id_header("X-Sandbox-Name-Prefix", "Only a sandbox whose name begins so.", "lab-adventure-"),
+    ] = None,
+    track: Annotated[
+        str | None, _id_header("X-Instruqt-Track-ID", "The lab, for the operators' lists.", "kubernetes-101")
+    ] = None,
+    key: Annotated[
+        str | None,
+        _id_header("Idempotency-Key", "A further sandbox of the same student, once per key.", "second-vm"),
+    ] = None,
+) -> Wish:
+    return Wish(
+        holder=holder,
+        key=(key or "").strip() or None,
+        prefix=(prefix or "").strip(),
+        track=(track or "").strip() or None,
+    )
+
+
+def cause_of(request: Request, credential: Credential, action: str) -> Cause:
+    return Cause(actor=credential.name, action=action, request_id=request.scope["state"]["request_id"])
+
+
+def note(request: Request, outcome: str, **facts: object) -> None:
+    """Facts for the request's one log line."""
+    request.scope["state"]["outcome"] = outcome
+    request.scope["state"]["facts"] = facts
+
+
+TrackCaller = Annotated[Credential, Depends(require(Role.TRACK))]
+ViewerCaller = Annotated[Credential, Depends(require(Role.VIEWER))]
+Holder = Annotated[str, Depends(holder_of)]
+WishIn = Annotated[Wish, Depends(wish_of)]
+Core = Annotated[Parts, Depends(parts_of)]
+Settings = Annotated[ApiSettings, Depends(settings_of)]
+SandboxId = Annotated[
+    str, Path(pattern=ID_PATTERN, description="As the allocation answered it.", examples=["2009521"])
+]

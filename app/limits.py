@@ -1,0 +1,169 @@
+"""Rate limits: per student, under a ceiling per credential; strangers by their address alone.
+
+They count per process: with N API tasks behind a balancer the whole allows up to N times as much.
+Fixed windows that begin with a key's first request; memory is bounded by an LRU.
+"""
+
+import time
+from collections import OrderedDict
+from dataclasses import dataclass
+from ipaddress import ip_address, ip_network
+from typing import Any, Final
+
+from limits import RateLimitItem, parse
+from limits.storage import Storage
+from slowapi import Limiter
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.auth import Authenticator, Credential
+from app.errors import broker_error
+from app.headers import HOLDER_HEADERS, header
+from broker.errors import RateLimited
+from broker.metrics import Metrics
+
+MAX_KEYS: Final = 100_000
+EXEMPT: Final = frozenset({"/healthz", "/readyz", "/metrics"})
+
+
+class LruStorage(Storage):
+    """Fixed-window counters that forget the least recently used: a flood of keys costs time, not memory."""
+
+    STORAGE_SCHEME = ["lru"]  # noqa: RUF012  limits' own protocol
+
+    def __init__(self, uri: str | None = None, *, wrap_exceptions: bool = False, **options: str) -> None:
+        super().__init__(uri, wrap_exceptions=wrap_exceptions, **options)
+        self._counts: OrderedDict[str, tuple[int, float]] = OrderedDict()
+
+    @property
+    def base_exceptions(self) -> type[Exception]:
+        return ValueError
+
+    def incr(self, key: str, expiry: float, amount: int = 1) -> int:
+        count, ends_at = self._live(key)
+        count += amount
+        self._counts[key] = (count, ends_at or time.time() + expiry)
+        self._counts.move_to_end(key)
+        if len(self._counts) > MAX_KEYS:
+            self._counts.popitem(last=False)
+        return count
+
+    def get(self, key: str) -> int:
+        return self._live(key)[0]
+
+    def get_expiry(self, key: str) -> float:
+        return self._live(key)[1] or time.time()
+
+    def _live(self, key: str) -> tuple[int, float]:
+        count, ends_at = self._counts.get(key, (0, 0.0))
+        return (count, ends_at) if ends_at > time.time() else (0, 0.0)
+
+    def check(self) -> bool:
+        return True
+
+    def reset(self) -> int | None:
+        count = len(self._counts)
+        self._counts.clear()
+        return count
+
+    def clear(self, key: str) -> None:
+        self._counts.pop(key, None)
+
+    def __len__(self) -> int:
+        return len(self._counts)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the limits say of a request: its headers, and the refusal if there is one."""
+
+    headers: dict[str, str]
+    refused: RateLimited | None
+
+
+class RateLimits:
+    """Counts requests. The ceiling is asked first, so that whoever rotates headers makes no new keys."""
+
+    def __init__(self, *, per_student: str, per_credential: str, per_address: str) -> None:
+        limiter = Limiter(key_func=lambda: "", storage_uri="lru://")
+        self._strategy = limiter.limiter
+        self._per_student = parse(per_student)
+        self._per_credential = parse(per_credential)
+        self._per_address = parse(per_address)
+
+    def check(self, credential: Credential | None, *, student: str | None, address: str) -> Verdict:
+        """Count one request, and say whether it may pass."""
+        if credential is None:
+            return self._hit(self._per_address, "address", ["address", _network(address)])
+        ceiling = self._hit(self._per_credential, "credential", ["credential", credential.name])
+        if ceiling.refused is not None:
+            return ceiling
+        who = student if student is not None else f"address/{_network(address)}"
+        return self._hit(self._per_student, "student", ["student", credential.name, who])
+
+    def _hit(self, limit: RateLimitItem, scope: str, key: list[str]) -> Verdict:
+        passed = self._strategy.hit(limit, *key)
+        window = self._strategy.get_window_stats(limit, *key)
+        wait_s = max(1, round(window.reset_time - time.time() + 0.5))
+        headers = {
+            "X-RateLimit-Limit": str(limit.amount),
+            "X-RateLimit-Remaining": str(max(0, window.remaining)),
+            "X-RateLimit-Reset": str(wait_s),
+        }
+        return Verdict(headers, None if passed else RateLimited(scope, limit=str(limit), retry_after_s=wait_s))
+
+
+def _network(address: str) -> str:
+    """An IPv6 caller owns a /64, so that is what is counted."""
+    try:
+        if ip_address(address).version == 4:
+            return address
+    except ValueError:
+        return "unknown"
+    return str(ip_network(f"{address}/64", strict=False))
+
+
+class RateLimitMiddleware:
+    """Finds out who is calling and counts the request before any route sees it."""
+
+    def __init__(
+        self, app: ASGIApp, *, authenticator: Authenticator, limits: RateLimits, metrics: Metrics
+    ) -> None:
+        self._app = app
+        self._authenticator = authenticator
+        self._limits = limits
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"] in EXEMPT:
+            await self._app(scope, receive, send)
+            return
+        credential = self._authenticator.identify(header(scope, b"authorization"))
+        scope["state"]["credential"] = credential
+        verdict = self._limits.check(credential, student=_student(scope), address=_address(scope))
+
+        async def with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], *_raw(verdict.headers)]
+            await send(message)
+
+        if verdict.refused is None:
+            await self._app(scope, receive, with_headers)
+            return
+        self._metrics.rate_limited.labels(verdict.refused.details["scope"]).inc()  # type: ignore[index]
+        scope["state"]["outcome"] = verdict.refused.code
+        await broker_error(verdict.refused)(scope, receive, with_headers)
+
+
+def _raw(headers: dict[str, str]) -> list[tuple[bytes, bytes]]:
+    return [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+
+
+def _student(scope: Scope) -> str | None:
+    for name in HOLDER_HEADERS:
+        if value := header(scope, name):
+            return value.decode("latin-1")
+    return None
+
+
+def _address(scope: Any) -> str:
+    return scope["client"][0] if scope.get("client") else "unknown"

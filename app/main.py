@@ -1,0 +1,200 @@
+"""The API process: build the app, boot, serve, drain."""
+
+import asyncio
+import logging
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from types import FrameType
+from typing import Final
+
+import uvicorn
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from pydantic import ValidationError
+from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+
+from app.auth import Authenticator, Credential, Role
+from app.cursors import Cursors
+from app.deps import Parts
+from app.errors import on_broker_error, on_http_error, on_invalid_request
+from app.inventory import Inventory
+from app.limits import RateLimitMiddleware, RateLimits
+from app.middleware import AdminAlias, Crashes, InputLimits, RequestContext
+from app.pool_gauges import PoolGauges
+from app.protocol import BoundedProtocol
+from app.readiness import Readiness
+from app.routes import admin, ops, sandboxes
+from broker import logs
+from broker.errors import BrokerError, ForeignTable, StoreThrottled, StoreUnavailable
+from broker.loop_health import watch_loop
+from broker.metrics import Metrics
+from broker.settings import EXIT_CONFIG, ApiSettings, problems_of
+from broker.version import VERSION
+from broker.wiring import open_broker
+
+log = logging.getLogger("app")
+
+RETRY_BOOT_S: Final = 1.0
+CORS_ALLOW: Final = [
+    "Authorization", "Content-Type", "Idempotency-Key", "X-Track-ID", "X-Instruqt-Sandbox-ID",
+    "X-Instruqt-Track-ID", "X-Sandbox-Name-Prefix", "X-Request-ID",
+]  # fmt: skip
+CORS_EXPOSE: Final = [
+    "Retry-After", "X-Request-ID", "X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset",
+]  # fmt: skip
+
+
+def create_app(settings: ApiSettings) -> FastAPI:
+    """The whole application. Its store is opened by the lifespan."""
+    metrics = Metrics()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with AsyncExitStack() as stack:
+            boot = asyncio.create_task(_boot(app, settings, metrics, stack))
+            watch = asyncio.create_task(watch_loop(metrics))
+            try:
+                yield
+            finally:
+                for task in (boot, watch):
+                    task.cancel()
+                    with suppress(asyncio.CancelledError):
+                        await task
+
+    app = FastAPI(
+        title="Sandbox Broker",
+        version=VERSION,
+        description="Hands pre-created cloud sandboxes to workshop students: exactly one each, at once.",
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url="/v1/openapi.json" if settings.docs else None,
+    )
+    app.state.settings = settings
+    app.state.readiness = Readiness()
+    app.state.parts = None
+    app.state.failure = None
+    _add_routes(app, settings)
+    _add_middleware(app, settings, metrics)
+    app.add_exception_handler(BrokerError, on_broker_error)
+    app.add_exception_handler(RequestValidationError, on_invalid_request)
+    app.add_exception_handler(HTTPException, on_http_error)
+    return app
+
+
+def _add_routes(app: FastAPI, settings: ApiSettings) -> None:
+    app.include_router(sandboxes.router)
+    app.include_router(admin.router)
+    app.include_router(ops.router)
+    if settings.meta:
+        app.include_router(ops.meta)
+    if settings.docs:
+        app.include_router(ops.docs)
+
+
+def _add_middleware(app: FastAPI, settings: ApiSettings, metrics: Metrics) -> None:
+    """The last one added is the outermost."""
+    limits = RateLimits(
+        per_student=settings.limit_per_student,
+        per_credential=settings.limit_per_credential,
+        per_address=settings.limit_per_address,
+    )
+    tokens = [
+        (settings.api_token, Credential("bootstrap-track", settings.tenant, Role.TRACK)),
+        (settings.admin_token, Credential("bootstrap-admin", settings.tenant, Role.ADMIN)),
+    ]
+    authenticator = Authenticator((secret.get_secret_value(), credential) for secret, credential in tokens)
+    app.add_middleware(RateLimitMiddleware, authenticator=authenticator, limits=limits, metrics=metrics)
+    app.add_middleware(AdminAlias)
+    app.add_middleware(InputLimits)
+    app.add_middleware(Crashes)
+    app.add_middleware(
+        CORSMiddleware,
+        allow_origins=settings.cors_origins,
+        allow_methods=["GET", "POST"],
+        allow_headers=CORS_ALLOW,
+        expose_headers=CORS_EXPOSE,
+    )
+    app.add_middleware(RequestContext, metrics=metrics)
+
+
+async def _boot(app: FastAPI, settings: ApiSettings, metrics: Metrics, stack: AsyncExitStack) -> None:
+    """Open the store and build what stands on it. An outage is waited out; a foreign table ends the process."""
+    while True:
+        try:
+            broker = await stack.enter_async_context(
+                open_broker(
+                    settings,
+                    metrics=metrics,
+                    lease_s=settings.lease_s,
+                    max_per_holder=settings.max_per_holder,
+                )
+            )
+        except (StoreUnavailable, StoreThrottled) as error:
+            log.warning("store not reachable yet, boot waits", extra={"code": error.code})
+            await asyncio.sleep(RETRY_BOOT_S)
+        except ForeignTable as error:
+            app.state.failure = str(error)
+            signal.raise_signal(signal.SIGTERM)
+            return
+        else:
+            break
+    cursors = Cursors(settings.admin_token.get_secret_value())
+    app.state.parts = Parts(
+        broker=broker,
+        inventory=Inventory(broker.sandboxes, broker.tenants, cursors),
+        gauges=PoolGauges(broker.gauges, metrics, tenant=settings.tenant),
+    )
+    app.state.readiness.booted(broker.client)
+    log.info("ready", extra={"version": VERSION, "tenant": settings.tenant})
+
+
+class DrainingServer(uvicorn.Server):
+    """On SIGTERM readiness turns first; the doors close after the notice. A second signal closes them at once."""
+
+    def __init__(self, config: uvicorn.Config, readiness: Readiness, *, notice_s: float) -> None:
+        super().__init__(config)
+        self._readiness = readiness
+        self._notice_s = notice_s
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self._readiness.draining or self._readiness.booting or not self._notice_s:
+            self._readiness.draining = True
+            super().handle_exit(sig, frame)
+            return
+        self._readiness.draining = True
+        log.info("draining", extra={"notice_s": self._notice_s})
+        asyncio.get_running_loop().call_later(self._notice_s, setattr, self, "should_exit", True)
+
+
+def main() -> int:
+    """Run the API until a signal ends it; the exit code is the process's."""
+    try:
+        settings = ApiSettings()
+    except ValidationError as error:
+        for problem in problems_of(error):
+            sys.stderr.write(f"configuration: {problem}\n")
+        return EXIT_CONFIG
+    logs.configure("api", level=settings.log_level, secrets=settings.secrets())
+    app = create_app(settings)
+    config = uvicorn.Config(
+        app,
+        host=settings.host,
+        port=settings.port,
+        http=BoundedProtocol,
+        ws="none",
+        loop="uvloop",
+        log_config=None,
+        server_header=False,
+        proxy_headers=bool(settings.trusted_proxies),
+        forwarded_allow_ips=settings.trusted_proxies or None,
+        timeout_graceful_shutdown=round(settings.drain_timeout_s),
+    )
+    DrainingServer(config, app.state.readiness, notice_s=settings.drain_notice_s).run()
+    if app.state.failure is not None:
+        log.error("this table is not the broker's", extra={"why": app.state.failure})
+        return EXIT_CONFIG
+    return 0

@@ -1,0 +1,203 @@
+"""What happens to every request around its route. Pure ASGI: no task a request, streams stay streams."""
+
+import logging
+import re
+import secrets
+import time
+from typing import Final
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.errors import broker_error, plain_error
+from app.headers import header, malformed
+from broker.errors import InvalidInput
+from broker.logs import request_id
+from broker.metrics import Metrics
+
+log = logging.getLogger("app")
+
+MAX_HEADER_BYTES: Final = 16 * 1024
+MAX_PATH_CHARS: Final = 1024
+MAX_QUERY_BYTES: Final = 4096
+MAX_BODY_BYTES: Final = 64 * 1024
+_REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
+_PATH: Final = re.compile(r"[\x21-\x7e]*")
+_QUIET: Final = frozenset({"/healthz", "/readyz", "/metrics"})
+
+SECURITY_HEADERS: Final = [
+    (b"strict-transport-security", b"max-age=31536000; includeSubDomains"),
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+    (b"referrer-policy", b"no-referrer"),
+    (
+        b"content-security-policy",
+        b"default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
+        b"connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    ),
+    (b"cache-control", b"no-store"),
+]
+"""Styles inline: Swagger UI sets them on its elements. Scripts come from this origin alone."""
+
+
+class RequestContext:
+    """Outermost: request id in and out, one log line, metrics, security headers."""
+
+    def __init__(self, app: ASGIApp, *, metrics: Metrics) -> None:
+        self._app = app
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        sent = header(scope, b"x-request-id")
+        current = sent.decode() if sent and _REQUEST_ID.fullmatch(sent) else secrets.token_hex(8)
+        state = scope.setdefault("state", {})
+        state["request_id"] = current
+        token = request_id.set(current)
+        began = time.perf_counter()
+        status = 500
+
+        async def with_headers(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = _merged(message["headers"], current)
+            await send(message)
+
+        try:
+            await self._app(scope, receive, with_headers)
+        finally:
+            self._record(scope, status, time.perf_counter() - began)
+            request_id.reset(token)
+
+    def _record(self, scope: Scope, status: int, took_s: float) -> None:
+        route = getattr(scope.get("route"), "path", "unmatched")
+        method = scope["method"] if scope["method"] in _METHODS else "other"
+        self._metrics.requests.labels(route, method, str(status)).inc()
+        self._metrics.request_s.labels(route).observe(took_s)
+        level = logging.DEBUG if scope["path"] in _QUIET else logging.INFO
+        if not log.isEnabledFor(level):
+            return
+        state = scope["state"]
+        credential = state.get("credential")
+        facts = {
+            "method": method,
+            "route": route,
+            "status": status,
+            "ms": round(took_s * 1000, 2),
+            "outcome": state.get("outcome", "ok" if status < 400 else "error"),
+        }
+        if credential is not None:
+            facts |= {"tenant": credential.tenant, "caller": credential.name}
+        log.log(level, "request", extra=facts | state.get("facts", {}))
+
+
+_METHODS: Final = frozenset({"GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"})
+
+
+def _merged(headers: list[tuple[bytes, bytes]], current: str) -> list[tuple[bytes, bytes]]:
+    """The answer's own headers win, so that a file may be cached where an answer may not."""
+    own = {name.lower() for name, _ in headers}
+    added = [(name, value) for name, value in SECURITY_HEADERS if name not in own]
+    return [*headers, *added, (b"x-request-id", current.encode())]
+
+
+class Crashes:
+    """A bug of ours is a 500 in the envelope, and a traceback in the log."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started = False
+
+        async def watched(message: Message) -> None:
+            nonlocal started
+            started = started or message["type"] == "http.response.start"
+            await send(message)
+
+        try:
+            await self._app(scope, receive, watched)
+        except Exception:
+            if scope["type"] != "http":
+                raise
+            log.exception("request crashed", extra={"path": scope["path"][:200]})
+            scope["state"]["outcome"] = "INTERNAL_ERROR"
+            if started:
+                raise
+            message = "This is our fault. The request id finds it in the log."
+            await plain_error(500, message)(scope, receive, send)
+
+
+class AdminAlias:
+    """/admin/... is /v1/admin/...: the same routes, present and future."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"].startswith("/admin/"):
+            scope["path"] = "/v1" + scope["path"]
+            scope["raw_path"] = scope["path"].encode()
+        await self._app(scope, receive, send)
+
+
+class _BodyTooLarge(Exception):
+    pass
+
+
+class InputLimits:
+    """Refuses what is too long or oddly spelled before anything reads it."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        if refusal := _refusal(scope):
+            scope["state"]["outcome"] = "refused_input"
+            await refusal(scope, receive, send)
+            return
+        size = 0
+        started = False
+
+        async def counted() -> Message:
+            nonlocal size
+            message = await receive()
+            size += len(message.get("body", b""))
+            if size > MAX_BODY_BYTES:
+                raise _BodyTooLarge
+            return message
+
+        async def watched(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        try:
+            await self._app(scope, counted, watched)
+        except _BodyTooLarge:
+            if not started:
+                await _too_large()(scope, receive, send)
+
+
+def _refusal(scope: Scope) -> ASGIApp | None:
+    if sum(len(name) + len(value) for name, value in scope["headers"]) > MAX_HEADER_BYTES:
+        return plain_error(431, f"The headers are over {MAX_HEADER_BYTES} bytes.")
+    if len(scope["path"]) > MAX_PATH_CHARS or len(scope["query_string"]) > MAX_QUERY_BYTES:
+        return plain_error(414, f"The path is over {MAX_PATH_CHARS} or the query over {MAX_QUERY_BYTES} bytes.")
+    if not _PATH.fullmatch(scope["path"]):
+        return plain_error(400, "The path may hold visible ASCII characters only.")
+    if problem := malformed(scope):
+        return broker_error(InvalidInput(*problem))
+    length = header(scope, b"content-length")
+    if length is not None and (not length.isdigit() or int(length) > MAX_BODY_BYTES):
+        return _too_large()
+    return None
+
+
+def _too_large() -> ASGIApp:
+    return plain_error(413, f"The body is over {MAX_BODY_BYTES} bytes.", {"Connection": "close"})

@@ -1,0 +1,100 @@
+"""What the OpenAPI document says beyond what FastAPI derives: every error a route may answer, with an example."""
+
+from typing import Any, Final
+
+from app.errors import STATUS, body
+from app.schemas import ErrorOut
+from broker import errors
+from broker.errors import BrokerError
+
+_REQUEST_ID: Final = {
+    "description": "The request's id, as sent or made here. It finds the request in the log.",
+    "schema": {"type": "string"},
+}
+_RATE: Final = {
+    "X-RateLimit-Limit": {"description": "Requests allowed in the window.", "schema": {"type": "integer"}},
+    "X-RateLimit-Remaining": {"description": "Requests left in it.", "schema": {"type": "integer"}},
+    "X-RateLimit-Reset": {"description": "Seconds until it begins anew.", "schema": {"type": "integer"}},
+}
+_RETRY: Final = {
+    "description": "Seconds after which a repeat makes sense.",
+    "schema": {"type": "integer"},
+}
+
+EXAMPLES: Final[tuple[BrokerError, ...]] = (
+    errors.MissingSandboxId(),
+    errors.InvalidInput("x-track-id", "may hold 1 to 128 of the characters A-Z a-z 0-9 . _ : -"),
+    errors.InvalidCursor(),
+    errors.Unauthenticated(),
+    errors.RoleMissing(needed="track", held="admin"),
+    errors.NotSandboxOwner(),
+    errors.SandboxNotFound(),
+    errors.NoSandboxAvailable("lab-", retry_after_s=10),
+    errors.IdempotencyKeyReused(),
+    errors.HolderLimitReached(5),
+    errors.AllocationEnded(ended_by="released", ended_at=1_760_000_000),
+    errors.AllocationExpired(ended_by="expired", ended_at=1_760_000_000),
+    errors.RateLimited("student", limit="60 per 1 minute", retry_after_s=12),
+    errors.AllocationInProgress(),
+    errors.StoreThrottled(),
+    errors.StoreUnavailable("ReadTimeoutError"),
+    errors.NotReady("booting"),
+)
+"""One of every error, as a caller sees it."""
+
+COMMON: Final = (
+    errors.InvalidInput, errors.Unauthenticated, errors.RoleMissing, errors.RateLimited,
+    errors.StoreThrottled, errors.StoreUnavailable, errors.NotReady,
+)  # fmt: skip
+"""What any route behind a token may answer."""
+
+_TEXTS: Final = {
+    400: "The request breaks the contract.",
+    401: "No valid token.",
+    403: "Not yours, or not your role.",
+    404: "Unknown, or another tenant's.",
+    409: "The state of things forbids it.",
+    410: "It has ended.",
+    429: "Too many requests.",
+    503: "Try again: the outcome is open, or the store is in trouble.",
+}
+
+
+def answers(success: str, *raised: type[BrokerError], replay: str | None = None) -> dict[int | str, Any]:
+    """The `responses` of a route: its success with headers, and each error by status with examples."""
+    documented: dict[int | str, Any] = {}
+    for error in EXAMPLES:
+        if isinstance(error, (*COMMON, *raised)):
+            _add(documented, error)
+    for status, text in ((413, "The body is too large."), (414, "The path is too long."),
+                         (431, "The headers are too large."), (500, "A bug of ours.")):  # fmt: skip
+        documented[status] = {
+            "model": ErrorOut,
+            "description": text,
+            "headers": {"X-Request-ID": _REQUEST_ID},
+        }
+    headers = {"X-Request-ID": _REQUEST_ID, **_RATE}
+    if replay is not None:
+        documented[201] = {"description": success, "headers": headers}
+        documented[200] = {"description": replay, "headers": headers}
+    else:
+        documented[200] = {"description": success, "headers": headers}
+    return documented
+
+
+def _add(documented: dict[int | str, Any], error: BrokerError) -> None:
+    status = STATUS[type(error)]
+    entry = documented.setdefault(
+        status,
+        {
+            "model": ErrorOut,
+            "description": _TEXTS[status],
+            "headers": {"X-Request-ID": _REQUEST_ID, **_RATE},
+            "content": {"application/json": {"examples": {}}},
+        },
+    )
+    if error.retry_after_s is not None:
+        entry["headers"]["Retry-After"] = _RETRY
+    example = body(error.code, error.message, retry_after_s=error.retry_after_s, details=error.details)
+    example["error"]["request_id"] = "4f1c0a9be2d77a31"
+    entry["content"]["application/json"]["examples"][error.code] = {"value": example}

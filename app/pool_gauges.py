@@ -1,0 +1,85 @@
+"""The pool's gauges for a scrape: the worker's snapshot, read at most once a minute, served stale when need be."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from typing import Final
+
+from prometheus_client import Counter, Gauge
+
+from broker.errors import BrokerError
+from broker.metrics import Metrics
+from broker.store.gauges import GaugesStore
+
+log = logging.getLogger("app")
+
+CACHE_S: Final = 60.0
+WAIT_S: Final = 1.0
+
+
+class PoolGauges:
+    """Refreshes the gauges single-flight. A scrape waits a second at the most, and never fails for the store."""
+
+    def __init__(
+        self,
+        store: GaugesStore,
+        metrics: Metrics,
+        *,
+        tenant: str,
+        clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._store = store
+        self._tenant = tenant
+        self._clock = clock
+        self._monotonic = monotonic
+        self._asked_at: float | None = None
+        self._refresh: asyncio.Task[None] | None = None
+        self._counted_at: int | None = None
+        registry = metrics.registry
+        self._pool = Gauge(
+            "broker_pool_sandboxes",
+            "Sandboxes by state, as the worker last counted.",
+            ["tenant", "status"],
+            registry=registry,
+        )
+        self._missing = Gauge(
+            "broker_pool_missing",
+            "Sandboxes in use that the provider no longer lists.",
+            ["tenant"],
+            registry=registry,
+        )
+        self._age_s = Gauge(
+            "broker_pool_snapshot_age_seconds", "Age of the pool's numbers.", ["tenant"], registry=registry
+        )
+        self._refreshes = Counter(
+            "broker_pool_refreshes_total", "Reads of the worker's snapshot.", ["outcome"], registry=registry
+        )
+
+    async def refresh(self) -> None:
+        """Bring the gauges up to date, where they are older than a minute."""
+        now = self._monotonic()
+        idle = self._refresh is None or self._refresh.done()
+        if idle and (self._asked_at is None or now - self._asked_at >= CACHE_S):
+            self._asked_at = now
+            self._refresh = asyncio.create_task(self._read())
+        if self._refresh is not None and not self._refresh.done():
+            await asyncio.wait({self._refresh}, timeout=WAIT_S)
+        if self._counted_at is not None:
+            self._age_s.labels(self._tenant).set(max(0.0, self._clock() - self._counted_at))
+
+    async def _read(self) -> None:
+        try:
+            snapshot = await self._store.read(self._tenant)
+        except BrokerError as error:
+            self._refreshes.labels("failed").inc()
+            log.warning("pool gauges are stale: the store did not answer", extra={"code": error.code})
+            return
+        self._refreshes.labels("read").inc()
+        if snapshot is None:
+            return
+        self._counted_at = snapshot.at
+        self._missing.labels(self._tenant).set(snapshot.missing)
+        for state, count in snapshot.states.items():
+            self._pool.labels(self._tenant, state.value).set(count)

@@ -1,0 +1,46 @@
+"""uvicorn's HTTP protocol with two things it lacks: a cap on the head of a request, and errors in our envelope."""
+
+import json
+from typing import Any, Final
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from app.errors import FRAMEWORK_CODES
+
+MAX_HEAD_BYTES: Final = 32 * 1024
+_REASONS: Final = {400: "Bad Request", 431: "Request Header Fields Too Large"}
+
+
+class BoundedProtocol(HttpToolsProtocol):
+    """Closes a connection whose head never ends: the parser itself would keep all of it in memory."""
+
+    _head_bytes = 0
+    _in_head = True
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if not self._in_head or self.transport.is_closing():
+            return
+        self._head_bytes += len(data)
+        if self._head_bytes > MAX_HEAD_BYTES:
+            self._refuse(431, "The request line and headers are too large.")
+
+    def on_headers_complete(self) -> None:
+        self._in_head = False
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        super().on_message_complete()
+        self._in_head = True
+        self._head_bytes = 0
+
+    def send_400_response(self, msg: str) -> None:
+        self._refuse(400, msg)
+
+    def _refuse(self, status: int, message: str) -> None:
+        error: dict[str, Any] = {"code": FRAMEWORK_CODES[status], "message": message, "request_id": None}
+        content = json.dumps({"error": error}).encode()
+        head = f"HTTP/1.1 {status} {_REASONS[status]}\r\ncontent-type: application/json\r\n"
+        head += f"content-length: {len(content)}\r\nconnection: close\r\n\r\n"
+        self.transport.write(head.encode() + content)
+        self.transport.close()

@@ -1,0 +1,41 @@
+"""What operators call. Every answer is about the caller's own tenant."""
+
+import asyncio
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+
+from app.cursors import MAX_CHARS
+from app.deps import ID_PATTERN, Core, ViewerCaller
+from app.openapi import answers
+from app.schemas import AdminSandboxOut, SandboxListOut, StatsOut
+from broker import errors
+from broker.sandbox import State
+
+router = APIRouter(prefix="/v1/admin", tags=["admin"])
+
+
+@router.get(
+    "/sandboxes",
+    response_model=SandboxListOut,
+    responses=answers("One page of sandboxes.", errors.InvalidCursor),
+)
+async def sandboxes(
+    caller: ViewerCaller,
+    core: Core,
+    status: Annotated[State | None, Query(description="Only this status.")] = None,
+    track: Annotated[str | None, Query(pattern=ID_PATTERN, description="Only this lab's.")] = None,
+    limit: Annotated[int, Query(ge=1, le=1000, description="Rows on a page.")] = 100,
+    cursor: Annotated[str | None, Query(max_length=MAX_CHARS, description="`cursor` of the page before.")] = None,
+) -> SandboxListOut:
+    """List sandboxes, page by page until `cursor` is null; `?track=…&status=allocated`: what a lab holds now."""
+    page = await core.inventory.page(caller.tenant, status=status, track=track, limit=limit, cursor=cursor)
+    rows = [AdminSandboxOut.of(sandbox) for sandbox in page.sandboxes]
+    return SandboxListOut(sandboxes=rows, count=len(rows), cursor=page.cursor)
+
+
+@router.get("/stats", response_model=StatsOut, responses=answers("Counts by status."))
+async def stats(caller: ViewerCaller, core: Core) -> StatsOut:
+    """Count sandboxes by status, now. Reads the whole index of this tenant: for people, not for scrapers."""
+    counts = await asyncio.gather(*(core.broker.sandboxes.count(caller.tenant, state) for state in State))
+    return StatsOut.of(dict(zip(State, counts, strict=True)))

@@ -1,0 +1,81 @@
+"""What machines ask: alive, ready, numbers, version."""
+
+from pathlib import Path
+from typing import Any
+
+import fastapi_offline
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import FileResponse, HTMLResponse, PlainTextResponse
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+
+from app.deps import Settings, readiness_of
+from broker.errors import NotReady
+from broker.version import VERSION
+
+router = APIRouter(tags=["operations"])
+
+_ASSETS = Path(fastapi_offline.__file__).parent / "static"
+_FILES = {
+    "swagger-ui-bundle.js": "text/javascript",
+    "swagger-ui.css": "text/css",
+    "favicon.png": "image/png",
+}
+_DAY = {"Cache-Control": "public, max-age=86400"}
+
+_DOCS = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>Sandbox Broker API</title>
+<link rel="stylesheet" href="docs/swagger-ui.css"><link rel="icon" href="docs/favicon.png"></head>
+<body><div id="swagger-ui"></div>
+<script src="docs/swagger-ui-bundle.js"></script><script src="docs/start.js"></script></body></html>
+"""
+_START = """SwaggerUIBundle({url: "openapi.json", dom_id: "#swagger-ui", deepLinking: true,
+  tryItOutEnabled: true, persistAuthorization: false, validatorUrl: null});
+"""
+
+
+@router.get("/healthz", summary="Alive: asks nobody else.")
+async def healthz() -> dict[str, str]:
+    return {"status": "ok"}
+
+
+@router.get("/readyz", summary="503 while booting or draining; trouble of the store is 200 `degraded`.")
+async def readyz(request: Request, response: Response) -> dict[str, Any]:
+    response.status_code, report = await readiness_of(request).report()
+    return report
+
+
+@router.get("/metrics", summary="Prometheus metrics.", response_class=PlainTextResponse)
+async def metrics(request: Request) -> Response:
+    parts = request.app.state.parts
+    if parts is None:
+        raise NotReady("booting")
+    await parts.gauges.refresh()
+    return Response(generate_latest(parts.broker.metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
+
+meta = APIRouter(tags=["operations"])
+
+
+@meta.get("/v1/meta", summary="Version and effective configuration, secrets left out.")
+async def show_meta(settings: Settings) -> dict[str, Any]:
+    return {"service": "sandbox-broker", "version": VERSION, "configuration": settings.effective()}
+
+
+docs = APIRouter(include_in_schema=False)
+
+
+@docs.get("/v1/docs")
+async def docs_page() -> HTMLResponse:
+    return HTMLResponse(_DOCS)
+
+
+@docs.get("/v1/docs/start.js")
+async def docs_start() -> Response:
+    return Response(_START, media_type="text/javascript")
+
+
+@docs.get("/v1/docs/{name}")
+async def docs_asset(name: str) -> Response:
+    if name not in _FILES:
+        return Response(status_code=404)
+    return FileResponse(_ASSETS / name, media_type=_FILES[name], headers=_DAY)

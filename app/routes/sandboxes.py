@@ -1,0 +1,78 @@
+"""What track scripts call."""
+
+from fastapi import APIRouter, Request, Response, status
+
+from app.deps import Core, Holder, SandboxId, TrackCaller, WishIn, cause_of, note
+from app.openapi import answers
+from app.schemas import AllocationOut, ReleaseOut, SandboxOut
+from broker import errors
+
+router = APIRouter(prefix="/v1", tags=["sandboxes"])
+
+
+@router.post(
+    "/allocate",
+    status_code=status.HTTP_201_CREATED,
+    response_model=AllocationOut,
+    responses=answers(
+        "A sandbox, from now on this student's.",
+        errors.MissingSandboxId,
+        errors.NoSandboxAvailable,
+        errors.IdempotencyKeyReused,
+        errors.HolderLimitReached,
+        errors.AllocationEnded,
+        errors.AllocationInProgress,
+        replay="The sandbox that this student holds already.",
+    ),
+)
+async def allocate(
+    request: Request, response: Response, caller: TrackCaller, wish: WishIn, core: Core
+) -> AllocationOut:
+    """Allocate a sandbox. A repeat for the same student repeats the answer, with 200."""
+    cause = cause_of(request, caller, "allocate")
+    allocation = await core.broker.allocator.allocate(caller.tenant, wish, cause)
+    if not allocation.created:
+        response.status_code = status.HTTP_200_OK
+    outcome = "allocated" if allocation.created else "replayed"
+    note(request, outcome, sandbox_id=allocation.sandbox_id, holder=wish.holder, track=wish.track)
+    return AllocationOut.of(allocation)
+
+
+@router.get(
+    "/sandboxes/{sandbox_id}",
+    response_model=SandboxOut,
+    responses=answers(
+        "The sandbox's state and times.",
+        errors.MissingSandboxId,
+        errors.NotSandboxOwner,
+        errors.SandboxNotFound,
+    ),
+)
+async def view(
+    request: Request, caller: TrackCaller, sandbox_id: SandboxId, holder: Holder, core: Core
+) -> SandboxOut:
+    """Look at a sandbox that this student holds, or held last."""
+    sandbox = await core.broker.lifecycle.view(caller.tenant, sandbox_id, holder=holder)
+    note(request, "viewed", sandbox_id=sandbox_id)
+    return SandboxOut.of(sandbox)
+
+
+@router.post(
+    "/sandboxes/{sandbox_id}/mark-for-deletion",
+    response_model=ReleaseOut,
+    responses=answers(
+        "Released. A repeat answers the same, whatever has happened since.",
+        errors.MissingSandboxId,
+        errors.NotSandboxOwner,
+        errors.SandboxNotFound,
+        errors.AllocationExpired,
+    ),
+)
+async def release(
+    request: Request, caller: TrackCaller, sandbox_id: SandboxId, holder: Holder, core: Core
+) -> ReleaseOut:
+    """Release a sandbox: it is deleted at the provider, and the student may allocate anew."""
+    cause = cause_of(request, caller, "release")
+    released = await core.broker.lifecycle.release(caller.tenant, sandbox_id, holder=holder, cause=cause)
+    note(request, "released", sandbox_id=sandbox_id, holder=holder)
+    return ReleaseOut.of(released)

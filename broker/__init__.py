@@ -1,0 +1,1 @@
+"""The broker's core: domain, store, allocation. No web framework, no scheduler."""

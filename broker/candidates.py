@@ -1,0 +1,268 @@
+"""Candidates: sandboxes that look available. A hint that keeps requests out of each other's way.
+
+Losing everything in here loses nothing: the allocation's transaction alone decides. What this
+module does promise is that "none left" is never guessed: `take` answers None only after every
+shard was asked and every row it showed was proved taken by the base table.
+"""
+
+import asyncio
+import random
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from typing import Final
+
+from broker.errors import RateLimited
+from broker.metrics import Metrics
+from broker.sandbox import Sandbox, State
+from broker.store.sandboxes import Sandboxes
+from broker.store.table import Item
+from broker.store.tenants import Tenants
+
+FRESH_S: Final = 5.0
+"""How long a page of the index is worth trying."""
+EMPTY_S: Final = 1.0
+"""How long "empty" is remembered. Below the 2 s after which nobody may be refused (A7)."""
+PAGE: Final = 25
+MAX_PAGE: Final = 100
+MAX_SHELVES: Final = 1000
+MAX_PROVED: Final = 50_000
+DOUBTS: Final = 2
+"""Lost races in a row after which rows are checked against the base table before they are tried."""
+NEW_PREFIXES_PER_S: Final = 100
+"""Prefixes not asked for lately that one tenant may bring up in a second: each costs a walk of the index."""
+
+
+@dataclass(slots=True)
+class _Walk:
+    """One pass over every shard of a (tenant, prefix): where each shard's next page begins."""
+
+    began_at: float
+    left: dict[int, Item | None]  # shard -> start of its next page; a shard that ended is gone
+    found: int = 0
+    blocked: set[str] = field(default_factory=set)  # seen, but in the hands of a sibling request
+
+
+@dataclass(slots=True)
+class _Shelf:
+    """What is known of one (tenant, prefix)."""
+
+    tenant: str
+    prefix: str
+    ready: deque[Sandbox] = field(default_factory=deque)
+    ready_until: float = 0.0
+    empty_until: float = 0.0
+    doubts: int = 0
+    waiting: int = 0
+    walk: _Walk | None = None
+    filling: asyncio.Task[None] | None = None
+
+
+class Candidates:
+    """Lends each request another sandbox to try. Give every one back: took, lost, contested or unused."""
+
+    def __init__(
+        self,
+        sandboxes: Sandboxes,
+        tenants: Tenants,
+        metrics: Metrics,
+        *,
+        process_id: str,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._sandboxes = sandboxes
+        self._tenants = tenants
+        self._metrics = metrics
+        self._process_id = process_id
+        self._monotonic = monotonic
+        self._random = random.Random(process_id)  # noqa: S311  spreads load, guards nothing
+        self._shelves: OrderedDict[tuple[str, str], _Shelf] = OrderedDict()
+        self._lent: dict[tuple[str, str], asyncio.Future[None]] = {}
+        self._proved: OrderedDict[tuple[str, str], int] = OrderedDict()  # id -> version known to be past
+        self._new_prefixes: dict[str, tuple[int, int]] = {}  # tenant -> (second, how many in it)
+
+    async def take(self, tenant: str, prefix: str) -> Sandbox | None:
+        """The next sandbox to try, or None when it is proved that there is none.
+
+        Raises:
+            RateLimited: the tenant asks for too many different prefixes.
+            StoreThrottled, StoreUnavailable: the index could not be asked.
+        """
+        shelf = self._shelf(tenant, prefix)
+        shelf.waiting += 1
+        try:
+            while True:
+                if (candidate := self._pop(shelf)) is not None:
+                    return candidate
+                if shelf.empty_until > self._monotonic():
+                    return None
+                await self._filled(shelf)
+        finally:
+            shelf.waiting -= 1
+
+    def took(self, candidate: Sandbox, prefix: str) -> None:
+        """The transaction won: this row is history."""
+        self._doubt(candidate, prefix, doubts=0)
+        self._prove(candidate, candidate.version)
+        self._settle(candidate)
+
+    def lost(self, candidate: Sandbox, prefix: str, *, version: int) -> None:
+        """The base table says that it is no longer available, at `version` or before."""
+        self._doubt(candidate, prefix)
+        self._prove(candidate, max(version, candidate.version))
+        self._settle(candidate)
+
+    def contested(self, candidate: Sandbox, prefix: str) -> None:
+        """A transaction of someone else is at it: who wins is open, so nothing is proved."""
+        self._doubt(candidate, prefix)
+        self._settle(candidate)
+
+    def unused(self, candidate: Sandbox, prefix: str) -> None:
+        """The transaction was refused for another reason: the next request may have it."""
+        if shelf := self._shelves.get((candidate.tenant, prefix)):
+            shelf.ready.appendleft(candidate)
+            shelf.ready_until = max(shelf.ready_until, self._monotonic() + EMPTY_S)
+        self._settle(candidate)
+
+    def _doubt(self, candidate: Sandbox, prefix: str, *, doubts: int | None = None) -> None:
+        if shelf := self._shelves.get((candidate.tenant, prefix)):
+            shelf.doubts = shelf.doubts + 1 if doubts is None else doubts
+
+    def _shelf(self, tenant: str, prefix: str) -> _Shelf:
+        key = (tenant, prefix)
+        shelf = self._shelves.get(key)
+        if shelf is None:
+            self._budget(tenant)
+            shelf = self._shelves[key] = _Shelf(tenant, prefix)
+            if len(self._shelves) > MAX_SHELVES:
+                self._shelves.popitem(last=False)
+        else:
+            self._shelves.move_to_end(key)
+        return shelf
+
+    def _budget(self, tenant: str) -> None:
+        second = int(self._monotonic())
+        began, count = self._new_prefixes.get(tenant, (second, 0))
+        count = count + 1 if began == second else 1
+        if count > NEW_PREFIXES_PER_S:
+            raise RateLimited("credential", limit=f"{NEW_PREFIXES_PER_S} new prefixes/s", retry_after_s=1)
+        self._new_prefixes[tenant] = (second, count)
+
+    def _pop(self, shelf: _Shelf) -> Sandbox | None:
+        if self._monotonic() > shelf.ready_until:
+            shelf.ready.clear()
+        while shelf.ready:
+            candidate = shelf.ready.popleft()
+            if self._untried(candidate):
+                self._lent[candidate.tenant, candidate.id] = asyncio.get_running_loop().create_future()
+                return candidate
+        return None
+
+    def _untried(self, row: Sandbox) -> bool:
+        return (row.tenant, row.id) not in self._lent and not self._is_past(row)
+
+    def _is_past(self, row: Sandbox) -> bool:
+        return row.version <= self._proved.get((row.tenant, row.id), 0)
+
+    def _prove(self, candidate: Sandbox, version: int) -> None:
+        key = (candidate.tenant, candidate.id)
+        self._proved[key] = max(version, self._proved.get(key, 0))
+        self._proved.move_to_end(key)
+        if len(self._proved) > MAX_PROVED:
+            self._proved.popitem(last=False)
+
+    def _settle(self, candidate: Sandbox) -> None:
+        lent = self._lent.pop((candidate.tenant, candidate.id), None)
+        if lent is not None and not lent.done():
+            lent.set_result(None)
+
+    async def _filled(self, shelf: _Shelf) -> None:
+        """Wait for the one refill of this shelf, and begin it where none runs."""
+        if shelf.filling is None or shelf.filling.done():
+            shelf.filling = asyncio.create_task(self._fill(shelf))
+        await asyncio.shield(shelf.filling)
+
+    async def _fill(self, shelf: _Shelf) -> None:
+        """Put candidates on the shelf, or prove that there are none."""
+        wanted = min(MAX_PAGE, max(PAGE, shelf.waiting))
+        while not shelf.ready and shelf.waiting:
+            walk = shelf.walk
+            if walk is None or self._monotonic() - walk.began_at > FRESH_S:
+                walk = shelf.walk = await self._new_walk(shelf)
+            await self._step(shelf, walk, wanted)
+            if not walk.left:
+                shelf.walk = None
+            if shelf.ready:
+                shelf.ready_until = self._monotonic() + FRESH_S
+                self._metrics.candidate_refills.labels("found").inc()
+            elif not walk.left:
+                await self._conclude(shelf, walk)
+                if shelf.empty_until > self._monotonic():
+                    self._metrics.candidate_refills.labels("empty").inc()
+                    return
+
+    async def _conclude(self, shelf: _Shelf, walk: _Walk) -> None:
+        """Every shard was asked and nothing is left to try. Is it empty, or only not known to be?"""
+        blocked = [lent for id_ in walk.blocked if (lent := self._lent.get((shelf.tenant, id_)))]
+        if blocked:
+            await asyncio.wait(blocked)  # each ends with its store call's deadline
+        elif not walk.found and not walk.blocked:
+            shelf.empty_until = walk.began_at + EMPTY_S
+
+    async def _new_walk(self, shelf: _Shelf) -> _Walk:
+        began_at = self._monotonic()
+        shards = await self._tenants.shards(shelf.tenant)
+        return _Walk(began_at, dict.fromkeys(sorted(range(shards), key=self._preference)))
+
+    def _preference(self, shard: int) -> bytes:
+        """Rendezvous hashing: each process begins at its own shard, then steals when that is dry."""
+        return blake2b(f"{self._process_id}/{shard}".encode(), digest_size=8).digest()
+
+    async def _step(self, shelf: _Shelf, walk: _Walk, wanted: int) -> None:
+        """Read pages until there is enough to try: the preferred shard first, then all others at once."""
+        first, *rest = walk.left
+        await self._read(shelf, walk, [first], wanted)
+        if len(shelf.ready) < wanted and rest:
+            await self._read(shelf, walk, rest, wanted)
+
+    async def _read(self, shelf: _Shelf, walk: _Walk, shards: list[int], wanted: int) -> None:
+        pages = await asyncio.gather(
+            *(
+                self._sandboxes.page(
+                    shelf.tenant,
+                    State.AVAILABLE,
+                    shard,
+                    limit=wanted,
+                    prefix=shelf.prefix,
+                    after=walk.left[shard],
+                )
+                for shard in shards
+            )
+        )
+        for shard, (rows, after) in zip(shards, pages, strict=True):
+            fresh = [row for row in rows if not self._is_past(row)]
+            walk.blocked |= {row.id for row in fresh if (row.tenant, row.id) in self._lent}
+            fresh = [row for row in fresh if self._untried(row)]
+            if shelf.doubts >= DOUBTS and fresh:
+                fresh = await self._checked(fresh)
+            self._random.shuffle(fresh)  # two processes at one page try it in different orders
+            walk.found += len(fresh)
+            shelf.ready.extend(fresh)
+            if after is None:
+                del walk.left[shard]
+            else:
+                walk.left[shard] = after
+
+    async def _checked(self, rows: list[Sandbox]) -> list[Sandbox]:
+        """Those of the rows that the base table still shows as available, as it shows them."""
+        present = await self._sandboxes.get_many(rows)
+        good = []
+        for row in rows:
+            now = present.get(row.id)
+            if now is not None and now.state is State.AVAILABLE:
+                good.append(now)
+            else:
+                self._prove(row, row.version if now is None else now.version)
+        return good

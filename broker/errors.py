@@ -1,0 +1,191 @@
+"""Every way the broker says no. The codes are public API; the texts are not. No HTTP here."""
+
+from typing import Any, ClassVar
+
+
+class BrokerError(Exception):
+    """Something a caller is told. Subclasses fix the code; fields say the rest.
+
+    Attributes:
+        retry_after_s: seconds after which a repeat makes sense, None where it never does.
+        details: facts for the caller that are safe to show to this tenant.
+    """
+
+    code: ClassVar[str]
+
+    def __init__(
+        self, message: str, *, retry_after_s: int | None = None, details: dict[str, Any] | None = None
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.retry_after_s = retry_after_s
+        self.details = details
+
+
+class MissingSandboxId(BrokerError):
+    code = "MISSING_SANDBOX_ID"
+
+    def __init__(self) -> None:
+        super().__init__("Send X-Instruqt-Sandbox-ID (or the older X-Track-ID): it names the student.")
+
+
+class InvalidInput(BrokerError):
+    """A header, path part, query or body that breaks the contract; `where` names it."""
+
+    code = "INVALID_REQUEST"
+
+    def __init__(self, where: str, why: str) -> None:
+        super().__init__(f"{where}: {why}", details={"where": where, "why": why})
+
+
+class InvalidCursor(BrokerError):
+    code = "INVALID_CURSOR"
+
+    def __init__(self) -> None:
+        super().__init__("This cursor was not issued for this list. Start again without one.")
+
+
+class Unauthenticated(BrokerError):
+    code = "UNAUTHENTICATED"
+
+    def __init__(self) -> None:
+        super().__init__("Send a valid token: 'Authorization: Bearer <token>'.")
+
+
+class RoleMissing(BrokerError):
+    code = "FORBIDDEN"
+
+    def __init__(self, *, needed: str, held: str) -> None:
+        super().__init__(f"This needs the role {needed}; the token has {held}.", details={"needed": needed})
+
+
+class RateLimited(BrokerError):
+    code = "RATE_LIMITED"
+
+    def __init__(self, scope: str, *, limit: str, retry_after_s: int) -> None:
+        super().__init__(
+            f"Too many requests for this {scope} (limit {limit}).",
+            retry_after_s=retry_after_s,
+            details={"scope": scope, "limit": limit},
+        )
+
+
+class NoSandboxAvailable(BrokerError):
+    code = "NO_SANDBOXES_AVAILABLE"
+
+    def __init__(self, prefix: str, *, retry_after_s: int) -> None:
+        named = f" whose name starts with '{prefix}'" if prefix else ""
+        super().__init__(f"No sandbox{named} is available right now.", retry_after_s=retry_after_s)
+
+
+class IdempotencyKeyReused(BrokerError):
+    code = "IDEMPOTENCY_KEY_REUSED"
+
+    def __init__(self) -> None:
+        super().__init__("This Idempotency-Key was used with another prefix or track. Use a new key.")
+
+
+class AllocationEnded(BrokerError):
+    code = "ALLOCATION_ENDED"
+
+    def __init__(self, *, ended_by: str, ended_at: int) -> None:
+        super().__init__(
+            "The allocation of this Idempotency-Key has ended. Use a new key for a new sandbox.",
+            details={"ended_by": ended_by, "ended_at": ended_at},
+        )
+
+
+class AllocationExpired(BrokerError):
+    code = "ALLOCATION_EXPIRED"
+
+    def __init__(self, *, ended_by: str, ended_at: int) -> None:
+        super().__init__(
+            "This allocation had ended before the release: nothing is left to do.",
+            details={"ended_by": ended_by, "ended_at": ended_at},
+        )
+
+
+class HolderLimitReached(BrokerError):
+    code = "HOLDER_LIMIT"
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(
+            f"This student already holds {limit} sandboxes. Release one first.", details={"limit": limit}
+        )
+
+
+class NotSandboxOwner(BrokerError):
+    code = "NOT_SANDBOX_OWNER"
+
+    def __init__(self) -> None:
+        super().__init__("This sandbox is not held by the student that the headers name.")
+
+
+class SandboxNotFound(BrokerError):
+    code = "SANDBOX_NOT_FOUND"
+
+    def __init__(self) -> None:
+        super().__init__("No such sandbox.")
+
+
+class AllocationInProgress(BrokerError):
+    """The outcome is still open: another attempt for this student, or too much contention."""
+
+    code = "ALLOCATION_IN_PROGRESS"
+
+    def __init__(self, *, retry_after_s: int = 1) -> None:
+        super().__init__("An allocation is under way. Repeat the request.", retry_after_s=retry_after_s)
+
+
+class StoreUnavailable(BrokerError):
+    """The store did not answer, or not in time; whether a write happened is unknown."""
+
+    code = "STORE_UNAVAILABLE"
+
+    def __init__(self, why: str, *, retry_after_s: int = 2) -> None:
+        super().__init__(
+            "The store cannot be reached. Nothing is lost: repeat the request.", retry_after_s=retry_after_s
+        )
+        self.why = why
+
+
+class StoreThrottled(BrokerError):
+    """The store refused the call for its rate; nothing was written."""
+
+    code = "STORE_THROTTLED"
+
+    def __init__(self, *, retry_after_s: int = 1) -> None:
+        super().__init__("The store is throttling. Repeat the request.", retry_after_s=retry_after_s)
+
+
+class NotReady(BrokerError):
+    code = "NOT_READY"
+
+    def __init__(self, why: str, *, retry_after_s: int = 2) -> None:
+        super().__init__(f"The broker is {why}. Repeat the request.", retry_after_s=retry_after_s)
+
+
+class ForeignTable(Exception):
+    """The table is not the broker's own, or of a schema that this release does not know."""
+
+
+class WriteConflict(Exception):
+    """Someone else moved the item first; `item` is what the store holds now, if it said."""
+
+    def __init__(self, item: Any = None) -> None:
+        super().__init__("lost the race for a conditional write")
+        self.item = item
+
+
+class ProviderAccountOwned(Exception):
+    """Another tenant already holds this provider account (PROVIDER_ACCOUNT_OWNED)."""
+
+    code: ClassVar[str] = "PROVIDER_ACCOUNT_OWNED"
+
+    def __init__(self, external_id: str) -> None:
+        super().__init__(f"{self.code}: {external_id} belongs to another tenant")
+        self.external_id = external_id
+
+
+class IllegalMove(Exception):
+    """A transition that the table of moves does not hold: a bug of ours, never a caller's."""

@@ -1,0 +1,77 @@
+"""One JSON line an event, to standard output, written by a thread so that a slow reader stalls no request."""
+
+import atexit
+import json
+import logging
+import queue
+import sys
+import time
+from collections.abc import Iterable
+from contextvars import ContextVar
+from logging.handlers import QueueHandler, QueueListener
+from typing import Any, Final
+
+from broker.masking import Masker
+
+request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
+"""The id of the request or job run in whose course something is logged."""
+
+_STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {
+    "message",
+    "asctime",
+    "taskName",
+    "color_message",
+}
+
+
+class JsonFormatter(logging.Formatter):
+    """Time, level, event, the facts given as `extra`, the request id; masked."""
+
+    def __init__(self, masker: Masker, *, process: str) -> None:
+        super().__init__()
+        self._masker = masker
+        self._process = process
+
+    def format(self, record: logging.LogRecord) -> str:
+        facts = {name: value for name, value in vars(record).items() if name not in _STANDARD}
+        moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+        line: dict[str, Any] = {
+            "at": f"{moment}.{int(record.msecs):03d}Z",
+            "level": record.levelname.lower(),
+            "process": self._process,
+            "event": record.getMessage(),
+            **facts,
+        }
+        if record.name not in ("app", "worker", "broker"):
+            line["logger"] = record.name
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(self._masker.value(line), ensure_ascii=False, separators=(",", ":"))
+
+
+class _WithRequest(QueueHandler):
+    """Takes the request id along: the writing thread has no context of its own."""
+
+    def prepare(self, record: logging.LogRecord) -> logging.LogRecord:
+        if not hasattr(record, "request_id") and (current := request_id.get()) is not None:
+            record.request_id = current
+        return record
+
+
+def configure(process: str, *, level: str, secrets: Iterable[str]) -> None:
+    """Send everything that this process logs through the one JSON handler. Call once, at the start."""
+    out = logging.StreamHandler(sys.stdout)
+    out.setFormatter(JsonFormatter(Masker(secrets), process=process))
+    lines: queue.SimpleQueue[logging.LogRecord] = queue.SimpleQueue()
+    listener = QueueListener(lines, out)
+    listener.start()
+    atexit.register(listener.stop)
+    logging.root.handlers[:] = [_WithRequest(lines)]
+    logging.root.setLevel(level)
+    for chatty in ("httpx", "httpcore", "botocore", "aiobotocore", "apscheduler", "asyncio"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    for named in ("uvicorn", "uvicorn.error", "uvicorn.access"):  # they speak through the root
+        logging.getLogger(named).handlers[:] = []
+        logging.getLogger(named).propagate = True
+    logging.getLogger("uvicorn.access").disabled = True  # the request log says more
+    logging.captureWarnings(capture=True)

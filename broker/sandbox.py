@@ -1,0 +1,131 @@
+"""One sandbox and its legal moves. Pure: no clock, no store."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import Any, Self
+
+from broker.errors import IllegalMove
+
+TOMBSTONE_S = 30 * 24 * 3600
+"""A deleted sandbox is remembered for 30 days. While the provider lists it, it is deleted again every
+hour, and each time begins the 30 days anew: a tombstone never runs out under a listed account."""
+
+
+class State(StrEnum):
+    AVAILABLE = "available"
+    ALLOCATED = "allocated"
+    PENDING_DELETION = "pending_deletion"
+    DELETED = "deleted"
+    DELETION_FAILED = "deletion_failed"
+    STALE = "stale"
+    QUARANTINED = "quarantined"
+
+
+class EndedBy(StrEnum):
+    """What ended an allocation."""
+
+    RELEASE = "released"
+    EXPIRY = "expired"
+    FORCE_RELEASE = "force_released"
+
+
+MOVES: dict[State, frozenset[State]] = {
+    State.AVAILABLE: frozenset({State.ALLOCATED, State.STALE, State.QUARANTINED}),
+    State.ALLOCATED: frozenset({State.PENDING_DELETION}),
+    State.PENDING_DELETION: frozenset({State.DELETED, State.DELETION_FAILED}),
+    State.DELETION_FAILED: frozenset({State.PENDING_DELETION, State.DELETED}),
+    State.DELETED: frozenset({State.PENDING_DELETION}),
+    State.STALE: frozenset({State.AVAILABLE}),  # or removed: then the item goes, see purge
+    State.QUARANTINED: frozenset({State.AVAILABLE, State.PENDING_DELETION}),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sandbox:
+    """A provider account in the pool of one tenant. Instants are Unix seconds, UTC."""
+
+    tenant: str
+    id: str
+    state: State
+    version: int  # +1 per write; every write is conditional on it
+    name: str
+    external_id: str
+    since: int  # when the present state began
+    attributes: Mapping[str, str] = field(default_factory=dict)  # the provider's, as it sent them
+    holder: str | None = None
+    claim_key: str | None = None  # the Idempotency-Key of the claim, None for the plain one
+    track: str | None = None
+    allocated_at: int | None = None
+    expires_at: int | None = None
+    ended_at: int | None = None
+    ended_by: EndedBy | None = None
+    attempt: int = 0  # of deleting
+    next_attempt_at: int | None = None
+    lease_token: str | None = None
+    last_error: str | None = None
+    missing_since: int | None = None  # the provider stopped listing it while it was not available
+    ttl: int | None = None
+
+    def allocate(self, *, holder: str, claim_key: str | None, track: str | None, now: int, lease_s: int) -> Self:
+        return self._move(
+            State.ALLOCATED,
+            now,
+            holder=holder,
+            claim_key=claim_key,
+            track=track,
+            allocated_at=now,
+            expires_at=now + lease_s,
+        )
+
+    def end(self, *, by: EndedBy, now: int) -> Self:
+        """The allocation ends, for whatever reason; the account is due for deletion at once."""
+        self._must_be(State.ALLOCATED)
+        return self._move(State.PENDING_DELETION, now, ended_at=now, ended_by=by, next_attempt_at=now)
+
+    def lease(self, *, token: str, now: int, lease_s: int) -> Self:
+        """Someone works on deleting it until `now + lease_s`; that counts as an attempt."""
+        self._must_be(State.PENDING_DELETION)
+        return self._changed(lease_token=token, attempt=self.attempt + 1, next_attempt_at=now + lease_s)
+
+    def finish_deletion(self, *, now: int) -> Self:
+        self._must_be(State.PENDING_DELETION)
+        return self._move(State.DELETED, now, lease_token=None, next_attempt_at=None, ttl=now + TOMBSTONE_S)
+
+    def fail_deletion(self, *, error: str, now: int, retry_at: int | None) -> Self:
+        """One try failed: due again at `retry_at`, or DELETION_FAILED where that is None."""
+        self._must_be(State.PENDING_DELETION)
+        if retry_at is None:
+            return self._move(State.DELETION_FAILED, now, lease_token=None, next_attempt_at=None, last_error=error)
+        return self._changed(lease_token=None, next_attempt_at=retry_at, last_error=error)
+
+    def delete_again(self, *, now: int) -> Self:
+        """The provider still lists what we deleted: a tombstone becomes due once more."""
+        self._must_be(State.DELETED)
+        return self._move(State.PENDING_DELETION, now, attempt=0, next_attempt_at=now, ttl=None)
+
+    def go_stale(self, *, now: int) -> Self:
+        return self._move(State.STALE, now)
+
+    def come_back(self, *, now: int) -> Self:
+        self._must_be(State.STALE)
+        return self._move(State.AVAILABLE, now)
+
+    def described(self, *, name: str, external_id: str, attributes: Mapping[str, str]) -> Self:
+        """What the provider says of it now, in any state."""
+        return self._changed(name=name, external_id=external_id, attributes=dict(attributes), missing_since=None)
+
+    def go_missing(self, *, now: int) -> Self:
+        return self._changed(missing_since=now)
+
+    def _must_be(self, state: State) -> None:
+        if self.state is not state:
+            raise IllegalMove(f"{self.id} is {self.state}, not {state}")
+
+    def _move(self, to: State, now: int, **changes: Any) -> Self:
+        if to not in MOVES[self.state]:
+            raise IllegalMove(f"{self.id}: {self.state} -> {to}")
+        return self._changed(state=to, since=now, **changes)
+
+    def _changed(self, **changes: Any) -> Self:
+        return replace(self, version=self.version + 1, **changes)

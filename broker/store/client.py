@@ -1,0 +1,171 @@
+"""One DynamoDB call: its deadline, its measurement, and the errors it may end in."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+from broker.errors import StoreThrottled, StoreUnavailable, WriteConflict
+from broker.metrics import Metrics
+from broker.store.table import Item, Table
+
+if TYPE_CHECKING:
+    from types_aiobotocore_dynamodb import DynamoDBClient
+
+_THROTTLED: Final = frozenset(
+    {
+        "ProvisionedThroughputExceededException",
+        "ThrottlingException",
+        "RequestLimitExceeded",
+        "ThrottlingError",  # this and the next: as a cancellation reason spells them
+        "ProvisionedThroughputExceeded",
+    }
+)
+_DOWN: Final = frozenset(
+    {"InternalServerError", "InternalFailure", "ServiceUnavailable", "TransactionInProgressException"}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """Why one slot of a refused transaction refused, and the item it saw where it was asked to say."""
+
+    code: str
+    item: Item | None
+
+    @property
+    def condition_failed(self) -> bool:
+        return self.code == "ConditionalCheckFailed"
+
+    @property
+    def conflict(self) -> bool:
+        return self.code == "TransactionConflict"
+
+    @property
+    def throttled(self) -> bool:
+        return self.code in _THROTTLED
+
+
+class TransactionRefused(Exception):
+    """Nothing was written. `reasons` stand in the order of the transaction's items."""
+
+    def __init__(self, reasons: list[Reason]) -> None:
+        super().__init__(", ".join(reason.code for reason in reasons))
+        self.reasons = reasons
+
+    def failure(self) -> Exception | None:
+        """What stands behind the refusal where it was no lost race: throttling, or a bug of ours."""
+        if any(reason.throttled for reason in self.reasons):
+            return StoreThrottled()
+        codes = {reason.code for reason in self.reasons}
+        if not self.reasons or codes - {"None", "ConditionalCheckFailed", "TransactionConflict"}:
+            return RuntimeError(f"the store refused a transaction as malformed: {self}")
+        return None
+
+
+class StoreClient:
+    """The process's one client. No call retries by itself: what a repeat means is the caller's knowledge."""
+
+    def __init__(self, dynamodb: "DynamoDBClient", table: Table, *, timeout_s: float, metrics: Metrics) -> None:
+        self._dynamodb = dynamodb
+        self._timeout_s = timeout_s
+        self._metrics = metrics
+        self.table = table
+
+    async def call(self, operation: str, **arguments: Any) -> dict[str, Any]:
+        """Run one operation on the table.
+
+        Raises:
+            WriteConflict: the condition did not hold, or a transaction is at the item.
+            TransactionRefused: a transaction was cancelled; says by slot why.
+            StoreThrottled: refused for the rate; nothing was written.
+            StoreUnavailable: no answer in time; whether it was written is unknown.
+        """
+        began = time.perf_counter()
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                answer: dict[str, Any] = await getattr(self._dynamodb, operation)(**arguments)
+        except ClientError as error:
+            raise self._counted(operation, _translated(error)) from error
+        except (BotoCoreError, OSError) as error:  # TimeoutError is an OSError
+            raise self._counted(operation, StoreUnavailable(type(error).__name__)) from error
+        self._metrics.store_s.labels(operation).observe(time.perf_counter() - began)
+        return answer
+
+    def _counted(self, operation: str, error: Exception) -> Exception:
+        self._metrics.store_errors.labels(operation, type(error).__name__).inc()
+        return error
+
+    async def get(self, key: Item, *, consistent: bool = True) -> Item | None:
+        answer = await self.call("get_item", TableName=self.table.name, Key=key, ConsistentRead=consistent)
+        return answer.get("Item")
+
+    async def transact(self, *items: dict[str, Any]) -> None:
+        """Write all or nothing. Each item is one of put(), update(), delete(), check()."""
+        await self.call("transact_write_items", TransactItems=items)
+
+    async def pages(self, **arguments: Any) -> AsyncIterator[dict[str, Any]]:
+        """Every page of a Query on the table or one of its indexes."""
+        arguments["TableName"] = self.table.name
+        while True:
+            page = await self.call("query", **arguments)
+            yield page
+            if not (last := page.get("LastEvaluatedKey")):
+                return
+            arguments["ExclusiveStartKey"] = last
+
+    async def batch_get(self, keys: list[Item]) -> list[Item]:
+        """Consistent reads of up to 100 keys, in one round trip where the store serves them all at once."""
+        found: list[Item] = []
+        while keys:
+            asked = {self.table.name: {"Keys": keys, "ConsistentRead": True}}
+            answer = await self.call("batch_get_item", RequestItems=asked)
+            found += answer["Responses"].get(self.table.name, [])
+            left = answer.get("UnprocessedKeys", {}).get(self.table.name, {}).get("Keys", [])
+            if len(left) == len(keys):
+                raise StoreThrottled
+            keys = left
+        return found
+
+    def put(self, item: Item, condition: str, values: Item | None = None) -> dict[str, Any]:
+        return {"Put": self._conditional({"Item": item}, condition, values)}
+
+    def delete(self, key: Item, condition: str, values: Item | None = None) -> dict[str, Any]:
+        return {"Delete": self._conditional({"Key": key}, condition, values)}
+
+    def update(
+        self, key: Item, change: dict[str, Any], condition: str, values: Item | None = None
+    ) -> dict[str, Any]:
+        return {"Update": self._conditional({"Key": key, **change}, condition, values)}
+
+    def _conditional(self, action: dict[str, Any], condition: str, values: Item | None) -> dict[str, Any]:
+        if values:
+            values = {**action.get("ExpressionAttributeValues", {}), **values}
+            action["ExpressionAttributeValues"] = values
+        return {
+            "TableName": self.table.name,
+            **action,
+            "ConditionExpression": condition,
+            "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
+        }
+
+
+def _translated(error: ClientError) -> Exception:
+    code = error.response["Error"]["Code"]
+    if code == "TransactionCanceledException":
+        return _refused(error)
+    if code in ("ConditionalCheckFailedException", "TransactionConflictException"):
+        return WriteConflict(error.response.get("Item"))
+    if code in _THROTTLED:
+        return StoreThrottled()
+    if code in _DOWN or error.response["ResponseMetadata"].get("HTTPStatusCode", 400) >= 500:
+        return StoreUnavailable(code)
+    return error
+
+
+def _refused(error: ClientError) -> Exception:
+    reasons: list[Any] = error.response.get("CancellationReasons", [])
+    return TransactionRefused([Reason(r.get("Code") or "None", r.get("Item")) for r in reasons])

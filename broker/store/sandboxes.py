@@ -1,0 +1,272 @@
+"""Sandboxes in the table: every write conditional on the version it was decided from."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+from broker.errors import ProviderAccountOwned, WriteConflict
+from broker.sandbox import Sandbox, State
+from broker.store import table
+from broker.store.claims import Claim, Claims
+from broker.store.client import StoreClient, TransactionRefused
+from broker.store.events import Cause, Events
+from broker.store.table import Item, sandbox_from
+from broker.store.tenants import Tenants
+
+_AT_VERSION = "version = :version"
+
+
+class Sandboxes:
+    """Reads and moves sandboxes. A state never changes without its event."""
+
+    def __init__(self, client: StoreClient, tenants: Tenants, claims: Claims, events: Events) -> None:
+        self._client = client
+        self._tenants = tenants
+        self._claims = claims
+        self._events = events
+
+    async def get(self, tenant: str, sandbox_id: str) -> Sandbox | None:
+        """One consistent read of the base table."""
+        item = await self._client.get(table.sandbox_key(tenant, sandbox_id))
+        return None if item is None else sandbox_from(item)
+
+    async def get_many(self, sandboxes: list[Sandbox]) -> dict[str, Sandbox]:
+        """The present truth about up to 100 sandboxes of one tenant, by id; one consistent batch."""
+        keys = [table.sandbox_key(s.tenant, s.id) for s in sandboxes]
+        return {s.id: s for s in map(sandbox_from, await self._client.batch_get(keys))}
+
+    async def add(self, sandbox: Sandbox, cause: Cause, *, now: float) -> None:
+        """Put a sandbox that nobody knows yet, and take ownership of its provider account: both or neither.
+
+        Raises:
+            ProviderAccountOwned: another tenant has the account.
+            WriteConflict: the sandbox exists; carries it where the store said so.
+        """
+        shards = await self._tenants.shards(sandbox.tenant)
+        try:
+            await self._client.transact(
+                self._client.put(table.sandbox_item(sandbox, shards), "attribute_not_exists(pk)"),
+                self._own(sandbox, ttl=None),
+                self._events.of(cause, sandbox, before=None, now=now, shards=shards),
+            )
+        except TransactionRefused as refused:
+            existing, owner, _ = refused.reasons
+            if owner.condition_failed and not existing.condition_failed:
+                raise ProviderAccountOwned(sandbox.external_id) from refused
+            raise _lost(refused) from refused
+
+    async def allocate(self, before: Sandbox, after: Sandbox, claim: Claim, cause: Cause, *, now: float) -> None:
+        """Begin the claim, write `before -> after`, record the event: all or nothing, one round trip.
+
+        Raises:
+            TransactionRefused: slot 0 is the claim, slot 1 the sandbox, slot 2 the event.
+        """
+        shards = await self._tenants.shards(before.tenant)
+        await self._client.transact(
+            self._claims.begin(claim, now=int(now)),
+            self.step(before, after, shards=shards),
+            self._events.of(cause, after, before=before, now=now, shards=shards),
+        )
+
+    async def move(self, before: Sandbox, after: Sandbox, cause: Cause, *, now: float) -> None:
+        """Write `before -> after` with its event.
+
+        Raises:
+            WriteConflict: someone else moved this sandbox first.
+        """
+        shards = await self._tenants.shards(before.tenant)
+        items = [
+            self.step(before, after, shards=shards),
+            self._events.of(cause, after, before=before, now=now, shards=shards),
+        ]
+        if after.ttl != before.ttl:  # ownership is remembered for as long as the tombstone
+            items.append(self._own(after, ttl=after.ttl))
+        try:
+            await self._client.transact(*items)
+        except TransactionRefused as refused:
+            raise _lost(refused) from refused
+
+    async def touch(self, before: Sandbox, after: Sandbox) -> None:
+        """Write a change within one state: a lease, what the provider says. No event.
+
+        Raises:
+            WriteConflict: someone else moved this sandbox first.
+            ProviderAccountOwned: it now names an account that another tenant has.
+        """
+        if before.state is not after.state:
+            raise ValueError("a change of state needs its event: move()")
+        step = self.step(before, after, shards=await self._tenants.shards(before.tenant))
+        if before.external_id == after.external_id:
+            await self._client.call("update_item", **step["Update"])
+            return
+        try:
+            await self._client.transact(step, self._own(after, ttl=after.ttl), self._disown(before))
+        except TransactionRefused as refused:
+            if refused.reasons[1].condition_failed:
+                raise ProviderAccountOwned(after.external_id) from refused
+            raise _lost(refused) from refused
+
+    async def end(self, before: Sandbox, after: Sandbox, cause: Cause, *, now: float) -> None:
+        """End an allocation: the sandbox moves on, its claim ends, the event is written; all or nothing.
+
+        A missing or foreign claim never stops an ending: then the sandbox ends without it.
+
+        Raises:
+            WriteConflict: someone else moved this sandbox first.
+        """
+        shards = await self._tenants.shards(before.tenant)
+        step = self.step(before, after, shards=shards)
+        event = self._events.of(cause, after, before=before, now=now, shards=shards)
+        try:
+            await self._client.transact(step, event, self._claims.end(after))
+        except TransactionRefused as refused:
+            claim_alone = refused.reasons[2].condition_failed and not _any_failed(refused.reasons[:2])
+            if not claim_alone:
+                raise _lost(refused) from refused
+            await self.move(before, after, cause, now=now)
+
+    async def remove(self, stale: Sandbox, cause: Cause, *, now: float) -> None:
+        """Remove a stale sandbox and its ownership; the event stays.
+
+        Raises:
+            WriteConflict: someone else moved this sandbox first.
+        """
+        shards = await self._tenants.shards(stale.tenant)
+        version = {":version": table.encode_value(stale.version)}
+        try:
+            await self._client.transact(
+                self._client.delete(table.sandbox_key(stale.tenant, stale.id), _AT_VERSION, version),
+                self._disown(stale),
+                self._events.of(cause, stale, before=stale, now=now, shards=shards),
+            )
+        except TransactionRefused as refused:
+            raise _lost(refused) from refused
+
+    def step(self, before: Sandbox, after: Sandbox, *, shards: int) -> dict[str, Any]:
+        """The transaction item that writes `before -> after`, if nobody wrote in between."""
+        change = table.update_of(table.sandbox_item(before, shards), table.sandbox_item(after, shards))
+        version = {":version": table.encode_value(before.version)}
+        return self._client.update(table.sandbox_key(before.tenant, before.id), change, _AT_VERSION, version)
+
+    def _own(self, sandbox: Sandbox, *, ttl: int | None) -> dict[str, Any]:
+        values: dict[str, Any] = {"v": table.ITEM_VERSION, "tenant": sandbox.tenant, "sandbox_id": sandbox.id}
+        if ttl is not None:
+            values["ttl"] = ttl
+        change = table.update_of({"ttl": {}} if ttl is None else {}, table.encode(values))
+        return self._client.update(
+            table.owner_key(sandbox.external_id),
+            change,
+            "attribute_not_exists(pk) OR tenant = :tenant",
+            {":tenant": table.encode_value(sandbox.tenant)},
+        )
+
+    def _disown(self, sandbox: Sandbox) -> dict[str, Any]:
+        mine = {":tenant": table.encode_value(sandbox.tenant)}
+        condition = "attribute_not_exists(pk) OR tenant = :tenant"
+        return self._client.delete(table.owner_key(sandbox.external_id), condition, mine)
+
+    async def page(
+        self,
+        tenant: str,
+        state: State,
+        shard: int,
+        *,
+        limit: int,
+        prefix: str = "",
+        up_to: int | None = None,
+        after: Item | None = None,
+    ) -> tuple[list[Sandbox], Item | None]:
+        """One page of a state's sandboxes in the order they are taken, as the index sees them: a hint.
+
+        Returns the rows and where the next page begins, None at the end. `prefix` is of the name and
+        serves AVAILABLE alone; `up_to` is an instant and serves the states that sort by one.
+        """
+        condition = "gsi1pk = :partition"
+        values = {":partition": {"S": table.status_partition(tenant, state, shard)}}
+        if prefix:
+            condition += " AND begins_with(gsi1sk, :sort)"
+            values[":sort"] = {"S": prefix}
+        elif up_to is not None:
+            condition += " AND gsi1sk <= :sort"
+            values[":sort"] = {"S": table.instant(up_to)}
+        start = {"ExclusiveStartKey": after} if after else {}
+        answer = await self._client.call(
+            "query",
+            TableName=self._client.table.name,
+            IndexName=self._client.table.status_index,
+            KeyConditionExpression=condition,
+            ExpressionAttributeValues=values,
+            Limit=limit,
+            **start,
+        )
+        return [sandbox_from(item) for item in answer["Items"]], answer.get("LastEvaluatedKey")
+
+    async def page_of_track(
+        self,
+        tenant: str,
+        track: str,
+        shard: int,
+        *,
+        state: State | None,
+        limit: int,
+        after: Item | None = None,
+    ) -> tuple[list[Sandbox], Item | None]:
+        """One page of the sandboxes that a track's students hold or held, oldest first; rows and next start.
+
+        With `state` a page may hold fewer rows than `limit`, or none, before the end.
+        """
+        arguments: dict[str, Any] = {"ExclusiveStartKey": after} if after else {}
+        values = {":partition": {"S": table.track_partition(tenant, track, shard)}}
+        if state is not None:
+            arguments |= {
+                "FilterExpression": "#state = :state",
+                "ExpressionAttributeNames": {"#state": "state"},
+            }
+            values[":state"] = {"S": state.value}
+        answer = await self._client.call(
+            "query",
+            TableName=self._client.table.name,
+            IndexName=self._client.table.track_index,
+            KeyConditionExpression="gsi2pk = :partition",
+            ExpressionAttributeValues=values,
+            Limit=limit,
+            **arguments,
+        )
+        return [sandbox_from(item) for item in answer["Items"]], answer.get("LastEvaluatedKey")
+
+    async def walk(
+        self, tenant: str, state: State, *, up_to: int | None = None, page_size: int = 250
+    ) -> AsyncIterator[Sandbox]:
+        """Every sandbox of a state, shard by shard, page by page; `up_to` as for page()."""
+        for shard in range(await self._tenants.shards(tenant)):
+            after: Item | None = None
+            while True:
+                rows, after = await self.page(tenant, state, shard, limit=page_size, up_to=up_to, after=after)
+                for row in rows:
+                    yield row
+                if after is None:
+                    break
+
+    async def count(self, tenant: str, state: State, *, missing: bool = False) -> int:
+        """How many sandboxes are in a state (and missing at the provider), over all shards and pages."""
+        total = 0
+        only = {"FilterExpression": "attribute_exists(missing_since)"} if missing else {}
+        for shard in range(await self._tenants.shards(tenant)):
+            pages = self._client.pages(
+                IndexName=self._client.table.status_index,
+                KeyConditionExpression="gsi1pk = :partition",
+                ExpressionAttributeValues={":partition": {"S": table.status_partition(tenant, state, shard)}},
+                Select="COUNT",
+                **only,
+            )
+            async for page in pages:
+                total += page["Count"]
+        return total
+
+
+def _any_failed(reasons: list[Any]) -> bool:
+    return any(reason.code != "None" for reason in reasons)
+
+
+def _lost(refused: TransactionRefused) -> Exception:
+    """What a refusal means to someone who wanted to move one sandbox."""
+    return refused.failure() or WriteConflict(refused.reasons[0].item)

@@ -1,0 +1,98 @@
+"""The one place that builds what the processes share."""
+
+import secrets
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import aioboto3
+from aiobotocore.config import AioConfig
+
+from broker.allocation import Allocator
+from broker.candidates import Candidates
+from broker.lifecycle import Lifecycle
+from broker.metrics import Metrics
+from broker.settings import CoreSettings
+from broker.store.claims import Claims
+from broker.store.client import StoreClient
+from broker.store.events import Events
+from broker.store.gauges import GaugesStore
+from broker.store.sandboxes import Sandboxes
+from broker.store.schema import claim_table
+from broker.store.table import Table
+from broker.store.tenants import Tenants
+
+
+@dataclass(frozen=True, slots=True)
+class Broker:
+    """The shared core of one process."""
+
+    metrics: Metrics
+    client: StoreClient
+    tenants: Tenants
+    claims: Claims
+    sandboxes: Sandboxes
+    gauges: GaugesStore
+    allocator: Allocator
+    lifecycle: Lifecycle
+
+
+def table_of(settings: CoreSettings) -> Table:
+    return Table(settings.table_name, settings.status_index, settings.track_index)
+
+
+def client_config(settings: CoreSettings) -> AioConfig:
+    """Deadlines and pool of the one AWS client. It repeats nothing: see StoreClient."""
+    return AioConfig(
+        connect_timeout=min(2.0, settings.store_timeout_s),
+        read_timeout=settings.store_timeout_s,
+        max_pool_connections=settings.store_connections,
+        retries={"total_max_attempts": 1, "mode": "standard"},
+        tcp_keepalive=True,
+    )
+
+
+@asynccontextmanager
+async def open_broker(
+    settings: CoreSettings, *, metrics: Metrics, lease_s: int = 4 * 3600, max_per_holder: int = 5
+) -> AsyncIterator[Broker]:
+    """Connect, make sure that the table is ours, build the core.
+
+    Raises:
+        ForeignTable: the table is missing, or not the broker's.
+        StoreUnavailable: the store does not answer.
+    """
+    async with aioboto3.Session().client(
+        "dynamodb",
+        region_name=settings.region,
+        endpoint_url=settings.endpoint_url,
+        config=client_config(settings),
+    ) as dynamodb:
+        client = StoreClient(dynamodb, table_of(settings), timeout_s=settings.store_timeout_s, metrics=metrics)
+        await claim_table(client, now=int(time.time()))
+        broker = build(client, metrics, settings, lease_s=lease_s, max_per_holder=max_per_holder)
+        await broker.tenants.ensure(settings.tenant, shards=settings.shards, now=int(time.time()))
+        yield broker
+
+
+def build(
+    client: StoreClient, metrics: Metrics, settings: CoreSettings, *, lease_s: int, max_per_holder: int
+) -> Broker:
+    """The core over one client; no call is made."""
+    tenants = Tenants(client, default_shards=settings.shards)
+    claims = Claims(client)
+    sandboxes = Sandboxes(client, tenants, claims, Events(client))
+    candidates = Candidates(sandboxes, tenants, metrics, process_id=secrets.token_hex(8))
+    return Broker(
+        metrics=metrics,
+        client=client,
+        tenants=tenants,
+        claims=claims,
+        sandboxes=sandboxes,
+        gauges=GaugesStore(client),
+        allocator=Allocator(
+            sandboxes, claims, candidates, metrics, lease_s=lease_s, max_per_holder=max_per_holder
+        ),
+        lifecycle=Lifecycle(sandboxes, metrics),
+    )

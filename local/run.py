@@ -1,0 +1,169 @@
+"""`make run`: the whole broker on this machine. No Docker, no AWS account; Ctrl-C stops all of it."""
+
+import asyncio
+import os
+import signal
+import sys
+import time
+from typing import Any, Final
+from urllib.request import urlopen
+
+from local.children import Children, StartFailed
+from local.engine import EngineFailed, answers, ministack_command
+from local.lines import readable
+from local.plan import Plan, make_plan
+
+START_S: Final = 60.0
+_POLL_S: Final = 0.1
+_SYNCED: Final = 'worker_job_last_success_timestamp_seconds{job="sync"}'
+
+
+class LocalRun:
+    """Starts the parts in order, waits until the pool is filled, then tells what happens."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._environment = plan.environment(os.environ)
+        self._told = False
+        self.children = Children(self._line)
+
+    def _line(self, process: str, line: str) -> None:
+        """Boot chatter is kept to itself; afterwards every event is a line."""
+        if self._told and (text := readable(process, line)):
+            sys.stdout.write(text + "\n")
+            sys.stdout.flush()
+
+    async def start(self) -> None:
+        """Start everything.
+
+        Raises:
+            StartFailed, EngineFailed: in one sentence, what is wrong.
+        """
+        plan, environment = self._plan, self._environment
+        if plan.store_port is not None:
+            command, engine_environment = ministack_command(plan.store_port)
+            await self.children.start("store", command, engine_environment)
+            await self._until("the store", lambda: answers(plan.store_port or 0))
+        await self._create_table()
+        python = sys.executable
+        await self.children.start("provider", [python, "-m", "simulator"], environment)
+        await self.children.start("worker", [python, "-m", "worker"], environment)
+        for number, port in enumerate(plan.api_ports, start=1):
+            name = "api" if len(plan.api_ports) == 1 else f"api-{number}"
+            await self.children.start(name, [python, "-m", "app"], {**environment, "API_PORT": str(port)})
+        for port in plan.api_ports:
+            await self._until("the API", lambda port=port: _get(f"http://127.0.0.1:{port}/readyz") is not None)
+        await self._until("the pool", self._filled)
+
+    async def _create_table(self) -> None:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            *("-m", "broker.cli", "create-table"),
+            env=self._environment,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        _, errors = await process.communicate()
+        if process.returncode:
+            raise StartFailed(errors.decode().strip().splitlines()[-1] if errors else "The table was not created.")
+
+    async def _until(self, what: str, ready: Any) -> None:
+        ends_at = time.monotonic() + START_S
+        while not await asyncio.to_thread(ready):
+            if (fallen := self.children.fallen()) is not None:
+                raise StartFailed(_obituary(fallen.name, fallen.process.returncode, fallen.tail))
+            if time.monotonic() > ends_at:
+                raise StartFailed(f"{what[0].upper()}{what[1:]} was not ready within {START_S:.0f} s.")
+            await asyncio.sleep(_POLL_S)
+
+    def _filled(self) -> bool:
+        return _SYNCED in (_get(f"http://127.0.0.1:{self._plan.worker_port}/metrics") or "")
+
+    def tell(self, took_s: float) -> None:
+        """Print the table; from here on events are lines."""
+        sys.stdout.write(_table(self._plan, took_s))
+        sys.stdout.flush()
+        self._told = True
+
+
+def _get(url: str) -> str | None:
+    """The body of a 200, None for anything else."""
+    try:
+        with urlopen(url, timeout=2) as answer:  # noqa: S310  loopback, http
+            return str(answer.read().decode())
+    except OSError:  # URLError is one
+        return None
+
+
+def _obituary(name: str, code: int | None, tail: list[str]) -> str:
+    said = next((text for line in reversed(tail) if (text := (readable(name, line) or "").strip())), "nothing")
+    return f"The {name} process ended with code {code}; it last said: {said}"
+
+
+def _table(plan: Plan, took_s: float) -> str:
+    api = f"http://127.0.0.1:{plan.api_ports[0]}"
+    rows = [
+        ("API", " ".join(f"http://127.0.0.1:{port}" for port in plan.api_ports)),
+        ("API docs", f"{api}/v1/docs"),
+        ("API metrics", f"{api}/metrics"),
+        ("Worker metrics", f"http://127.0.0.1:{plan.worker_port}/metrics"),
+        ("Provider (simulated)", f"http://127.0.0.1:{plan.sim_port}  ({plan.sandboxes} sandboxes)"),
+        ("Store (DynamoDB)", plan.store_url + ("  (in memory)" if plan.store_port else "")),
+        ("Track token", _token(plan, "BROKER_API_TOKEN", plan.api_token)),
+        ("Admin token", _token(plan, "BROKER_ADMIN_TOKEN", plan.admin_token)),
+    ]
+    width = max(len(name) for name, _ in rows)
+    body = "\n".join(f"  {name:<{width}}  {value}" for name, value in rows)
+    curl = (
+        f"  curl -X POST {api}/v1/allocate \\\n"
+        f"    -H 'Authorization: Bearer {plan.api_token}' -H 'X-Instruqt-Sandbox-ID: student-1'"
+    )
+    return (
+        f"\nThe sandbox broker is up ({took_s:.1f} s).\n\n{body}\n\nPaste this to hold a sandbox:\n\n{curl}\n\n"
+        "Ctrl-C stops everything. What happens from here on:\n\n"
+    )
+
+
+def _token(plan: Plan, name: str, value: str) -> str:
+    return value if name in plan.generated else f"as set in {name}"
+
+
+async def run() -> int:
+    """Run until Ctrl-C or SIGTERM (0), or until a part fails (1)."""
+    began = time.monotonic()
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    local = LocalRun(make_plan(os.environ))
+    stopped = asyncio.create_task(stop.wait())
+    working = asyncio.create_task(_work(local, began))
+    try:
+        await asyncio.wait({stopped, working}, return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            await working
+        return 0
+    finally:
+        working.cancel()
+        await asyncio.gather(working, return_exceptions=True)
+        await local.children.stop()
+
+
+async def _work(local: LocalRun, began: float) -> None:
+    await local.start()
+    local.tell(time.monotonic() - began)
+    fallen = await local.children.until_one_falls()
+    raise StartFailed(_obituary(fallen.name, fallen.process.returncode, fallen.tail))
+
+
+def main() -> int:
+    try:
+        code = asyncio.run(run())
+    except (StartFailed, EngineFailed) as error:
+        sys.stderr.write(f"make run: {error}\n")
+        return 1
+    sys.stdout.write("\nStopped.\n")
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

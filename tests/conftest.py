@@ -1,0 +1,75 @@
+"""Real engines, real connections; each test has its own table."""
+
+import itertools
+import os
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+
+import aioboto3
+import pytest
+
+from broker.metrics import Metrics
+from broker.settings import CoreSettings
+from broker.store.client import StoreClient
+from broker.store.schema import claim_table, create_table
+from broker.store.table import Table
+from broker.wiring import Broker, build, client_config
+from local.engine import engine
+from tests.builders import NOW
+
+_numbers = itertools.count()
+
+os.environ.setdefault("AWS_ACCESS_KEY_ID", "local")
+os.environ.setdefault("AWS_SECRET_ACCESS_KEY", "local")
+os.environ.setdefault("AWS_EC2_METADATA_DISABLED", "true")
+
+
+@pytest.fixture(scope="session")
+def ministack() -> Iterator[str]:
+    """URL of the engine that most tests share."""
+    with engine("ministack") as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def moto() -> Iterator[str]:
+    with engine("moto") as url:
+        yield url
+
+
+@pytest.fixture
+def table_name() -> str:
+    return f"broker-test-{os.getpid()}-{next(_numbers)}"
+
+
+def settings_for(url: str | None, table_name: str, **changes: object) -> CoreSettings:
+    values = {
+        "BROKER_ENV": "development",
+        "BROKER_TENANT": "acme",
+        "DDB_ENDPOINT_URL": url,
+        "DDB_TABLE_NAME": table_name,
+    }
+    return CoreSettings(**values | changes)  # type: ignore[arg-type]
+
+
+@asynccontextmanager
+async def a_broker(
+    url: str, settings: CoreSettings, *, lease_s: int = 4 * 3600, max_per_holder: int = 5
+) -> AsyncIterator[Broker]:
+    """A broker's core on its table, which is created where it is missing."""
+    metrics = Metrics()
+    async with aioboto3.Session().client(
+        "dynamodb", region_name="us-east-1", endpoint_url=url, config=client_config(settings)
+    ) as dynamodb:
+        table = Table(settings.table_name, settings.status_index, settings.track_index)
+        await create_table(dynamodb, table)
+        client = StoreClient(dynamodb, table, timeout_s=settings.store_timeout_s, metrics=metrics)
+        await claim_table(client, now=NOW)
+        yield build(client, metrics, settings, lease_s=lease_s, max_per_holder=max_per_holder)
+
+
+@pytest.fixture
+async def broker(ministack: str, table_name: str) -> AsyncIterator[Broker]:
+    """The core on ministack, tenant `acme`."""
+    async with a_broker(ministack, settings_for(ministack, table_name)) as core:
+        yield core

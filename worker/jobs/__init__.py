@@ -1,0 +1,1 @@
+"""Jobs: plain async functions, idempotent, safe beside the API and beside a second worker."""

@@ -1,0 +1,1 @@
+"""The provider's door: only the worker has one."""

@@ -1,0 +1,39 @@
+"""What an entry of the provider's listing means to us: a sandbox, someone else's business, or nonsense."""
+
+from typing import Any, ClassVar, Final
+
+from broker.policy import Account
+
+MAX_NAME_BYTES: Final = 255
+_KEPT: Final = ("account_type", "state", "created_at", "sfdc_account_id")
+
+
+class InvalidAccount(Exception):
+    """An entry that should be a sandbox and cannot be one."""
+
+    code: ClassVar[str] = "INVALID_ACCOUNT"
+
+
+def account_from(entry: Any) -> Account | None:
+    """The account of an active sandbox entry; None for entries that are no active sandbox.
+
+    Raises:
+        InvalidAccount: it lacks what a sandbox needs.
+    """
+    if not isinstance(entry, dict):
+        raise InvalidAccount("the entry is no object")
+    if entry.get("account_type") != "sandbox" or entry.get("state") != "active":
+        return None
+    number, external_id, name = entry.get("csp_id"), entry.get("id"), entry.get("name")
+    if isinstance(number, bool) or not isinstance(number, int | str) or not _usable(str(number), 128):
+        raise InvalidAccount("csp_id is no id")
+    if not isinstance(external_id, str) or not _usable(external_id, 255):
+        raise InvalidAccount(f"{number}: id is missing or odd")
+    if not isinstance(name, str) or not _usable(name, MAX_NAME_BYTES):
+        raise InvalidAccount(f"{number}: name is missing, too long or not printable")
+    kept = {key: value for key in _KEPT if isinstance(value := entry.get(key), str) and len(value) <= 255}
+    return Account(id=str(number), name=name, external_id=external_id, attributes=kept)
+
+
+def _usable(text: str, max_bytes: int) -> bool:
+    return text.isprintable() and text.strip() != "" and len(text.encode(errors="replace")) <= max_bytes
