@@ -30,7 +30,7 @@ MAX_PAGE: Final = 100
 MAX_SHELVES: Final = 1000
 MAX_PROVED: Final = 50_000
 DOUBTS: Final = 2
-"""Lost races in a row after which rows are checked against the base table before they are tried."""
+"""Lost races in a row after which what is on the shelf is checked against the base table, in one read."""
 NEW_PREFIXES_PER_S: Final = 100
 """Prefixes not asked for lately that one tenant may bring up in a second: each costs a walk of the index."""
 
@@ -55,6 +55,7 @@ class _Shelf:
     ready_until: float = 0.0
     empty_until: float = 0.0
     doubts: int = 0
+    checking: bool = False  # rows were found wrong: check every page until one is won
     waiting: int = 0
     walk: _Walk | None = None
     filling: asyncio.Task[None] | None = None
@@ -94,7 +95,7 @@ class Candidates:
         shelf.waiting += 1
         try:
             while True:
-                if (candidate := self._pop(shelf)) is not None:
+                if shelf.doubts < DOUBTS and (candidate := self._pop(shelf)) is not None:
                     return candidate
                 if shelf.empty_until > self._monotonic():
                     return None
@@ -104,7 +105,8 @@ class Candidates:
 
     def took(self, candidate: Sandbox, prefix: str) -> None:
         """The transaction won: this row is history."""
-        self._doubt(candidate, prefix, doubts=0)
+        if shelf := self._shelves.get((candidate.tenant, prefix)):
+            shelf.doubts, shelf.checking = 0, False
         self._prove(candidate, candidate.version)
         self._settle(candidate)
 
@@ -126,9 +128,9 @@ class Candidates:
             shelf.ready_until = max(shelf.ready_until, self._monotonic() + EMPTY_S)
         self._settle(candidate)
 
-    def _doubt(self, candidate: Sandbox, prefix: str, *, doubts: int | None = None) -> None:
+    def _doubt(self, candidate: Sandbox, prefix: str) -> None:
         if shelf := self._shelves.get((candidate.tenant, prefix)):
-            shelf.doubts = shelf.doubts + 1 if doubts is None else doubts
+            shelf.doubts += 1
 
     def _shelf(self, tenant: str, prefix: str) -> _Shelf:
         key = (tenant, prefix)
@@ -186,6 +188,8 @@ class Candidates:
 
     async def _fill(self, shelf: _Shelf) -> None:
         """Put candidates on the shelf, or prove that there are none."""
+        if shelf.doubts >= DOUBTS:
+            await self._check(shelf)
         wanted = min(MAX_PAGE, max(PAGE, shelf.waiting))
         while not shelf.ready and shelf.waiting:
             walk = shelf.walk
@@ -245,7 +249,7 @@ class Candidates:
             fresh = [row for row in rows if not self._is_past(row)]
             walk.blocked |= {row.id for row in fresh if (row.tenant, row.id) in self._lent}
             fresh = [row for row in fresh if self._untried(row)]
-            if shelf.doubts >= DOUBTS and fresh:
+            if shelf.checking and fresh:
                 fresh = await self._checked(fresh)
             self._random.shuffle(fresh)  # two processes at one page try it in different orders
             walk.found += len(fresh)
@@ -254,6 +258,14 @@ class Candidates:
                 del walk.left[shard]
             else:
                 walk.left[shard] = after
+
+    async def _check(self, shelf: _Shelf) -> None:
+        """The index lags, or others are faster: keep of the shelf what is available now."""
+        unchecked = [row for row in shelf.ready if self._untried(row)][:MAX_PAGE]
+        shelf.ready.clear()
+        shelf.doubts, shelf.checking = 0, True
+        if unchecked:
+            shelf.ready.extend(await self._checked(unchecked))
 
     async def _checked(self, rows: list[Sandbox]) -> list[Sandbox]:
         """Those of the rows that the base table still shows as available, as it shows them."""

@@ -2,7 +2,7 @@
 
 import secrets
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -77,13 +77,20 @@ async def open_broker(
 
 
 def build(
-    client: StoreClient, metrics: Metrics, settings: CoreSettings, *, lease_s: int, max_per_holder: int
+    client: StoreClient,
+    metrics: Metrics,
+    settings: CoreSettings,
+    *,
+    lease_s: int,
+    max_per_holder: int,
+    clock: Callable[[], float] = time.time,
+    monotonic: Callable[[], float] = time.monotonic,
 ) -> Broker:
     """The core over one client; no call is made."""
-    tenants = Tenants(client, default_shards=settings.shards)
+    tenants = Tenants(client, default_shards=settings.shards, monotonic=monotonic)
     claims = Claims(client)
     sandboxes = Sandboxes(client, tenants, claims, Events(client))
-    candidates = Candidates(sandboxes, tenants, metrics, process_id=secrets.token_hex(8))
+    candidates = Candidates(sandboxes, tenants, metrics, process_id=secrets.token_hex(8), monotonic=monotonic)
     return Broker(
         metrics=metrics,
         client=client,
@@ -92,7 +99,13 @@ def build(
         sandboxes=sandboxes,
         gauges=GaugesStore(client),
         allocator=Allocator(
-            sandboxes, claims, candidates, metrics, lease_s=lease_s, max_per_holder=max_per_holder
+            sandboxes,
+            claims,
+            candidates,
+            metrics,
+            lease_s=lease_s,
+            max_per_holder=max_per_holder,
+            clock=clock,
         ),
-        lifecycle=Lifecycle(sandboxes, metrics),
+        lifecycle=Lifecycle(sandboxes, metrics, clock=clock),
     )

@@ -4,6 +4,7 @@ import itertools
 import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import aioboto3
 import pytest
@@ -12,9 +13,9 @@ from broker.metrics import Metrics
 from broker.settings import CoreSettings
 from broker.store.client import StoreClient
 from broker.store.schema import claim_table, create_table
-from broker.store.table import Table
-from broker.wiring import Broker, build, client_config
+from broker.wiring import Broker, build, client_config, table_of
 from local.engine import engine
+from local.store_proxy import StoreProxy
 from tests.builders import NOW
 
 _numbers = itertools.count()
@@ -33,6 +34,7 @@ def ministack() -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def moto() -> Iterator[str]:
+    """URL of the second opinion: single-threaded moto."""
     with engine("moto") as url:
         yield url
 
@@ -42,34 +44,46 @@ def table_name() -> str:
     return f"broker-test-{os.getpid()}-{next(_numbers)}"
 
 
-def settings_for(url: str | None, table_name: str, **changes: object) -> CoreSettings:
+@pytest.fixture
+async def proxy(ministack: str) -> AsyncIterator[StoreProxy]:
+    """The store proxy in front of ministack: the faults that local engines lack."""
+    async with StoreProxy(upstream_url=ministack) as running:
+        yield running
+
+
+def settings_for(url: str | None, table_name: str, **changes: Any) -> CoreSettings:
     values = {
         "BROKER_ENV": "development",
         "BROKER_TENANT": "acme",
         "DDB_ENDPOINT_URL": url,
         "DDB_TABLE_NAME": table_name,
     }
-    return CoreSettings(**values | changes)  # type: ignore[arg-type]
+    return CoreSettings(**(values | changes))
 
 
 @asynccontextmanager
 async def a_broker(
-    url: str, settings: CoreSettings, *, lease_s: int = 4 * 3600, max_per_holder: int = 5
+    url: str | None, table_name: str, *, lease_s: int = 4 * 3600, max_per_holder: int = 5, **more: Any
 ) -> AsyncIterator[Broker]:
-    """A broker's core on its table, which is created where it is missing."""
+    """A broker's core on a table, which is created where it is missing. Two of them are two processes.
+
+    `clock` and `monotonic` go to build(); everything else is a setting.
+    """
+    clocks = {name: more.pop(name) for name in ("clock", "monotonic") if name in more}
+    settings = settings_for(url, table_name, **more)
     metrics = Metrics()
     async with aioboto3.Session().client(
-        "dynamodb", region_name="us-east-1", endpoint_url=url, config=client_config(settings)
+        "dynamodb", region_name=settings.region, endpoint_url=url, config=client_config(settings)
     ) as dynamodb:
-        table = Table(settings.table_name, settings.status_index, settings.track_index)
+        table = table_of(settings)
         await create_table(dynamodb, table)
         client = StoreClient(dynamodb, table, timeout_s=settings.store_timeout_s, metrics=metrics)
         await claim_table(client, now=NOW)
-        yield build(client, metrics, settings, lease_s=lease_s, max_per_holder=max_per_holder)
+        yield build(client, metrics, settings, lease_s=lease_s, max_per_holder=max_per_holder, **clocks)
 
 
 @pytest.fixture
 async def broker(ministack: str, table_name: str) -> AsyncIterator[Broker]:
     """The core on ministack, tenant `acme`."""
-    async with a_broker(ministack, settings_for(ministack, table_name)) as core:
+    async with a_broker(ministack, table_name) as core:
         yield core

@@ -67,7 +67,7 @@ class TransactionRefused(Exception):
 
 
 class StoreClient:
-    """The process's one client. No call retries by itself: what a repeat means is the caller's knowledge."""
+    """The process's one client. No write is repeated here: what a repeat means is the caller's knowledge."""
 
     def __init__(self, dynamodb: "DynamoDBClient", table: Table, *, timeout_s: float, metrics: Metrics) -> None:
         self._dynamodb = dynamodb
@@ -95,12 +95,25 @@ class StoreClient:
         self._metrics.store_s.labels(operation).observe(time.perf_counter() - began)
         return answer
 
+    async def read(self, operation: str, **arguments: Any) -> dict[str, Any]:
+        """call() for what only reads: a broken connection is tried once more, a timeout is not.
+
+        Raises:
+            StoreThrottled, StoreUnavailable: as for call().
+        """
+        try:
+            return await self.call(operation, **arguments)
+        except StoreUnavailable as error:
+            if "Timeout" in error.why:
+                raise
+            return await self.call(operation, **arguments)
+
     def _counted(self, operation: str, error: Exception) -> Exception:
         self._metrics.store_errors.labels(operation, type(error).__name__).inc()
         return error
 
     async def get(self, key: Item, *, consistent: bool = True) -> Item | None:
-        answer = await self.call("get_item", TableName=self.table.name, Key=key, ConsistentRead=consistent)
+        answer = await self.read("get_item", TableName=self.table.name, Key=key, ConsistentRead=consistent)
         return answer.get("Item")
 
     async def transact(self, *items: dict[str, Any]) -> None:
@@ -111,7 +124,7 @@ class StoreClient:
         """Every page of a Query on the table or one of its indexes."""
         arguments["TableName"] = self.table.name
         while True:
-            page = await self.call("query", **arguments)
+            page = await self.read("query", **arguments)
             yield page
             if not (last := page.get("LastEvaluatedKey")):
                 return
@@ -122,7 +135,7 @@ class StoreClient:
         found: list[Item] = []
         while keys:
             asked = {self.table.name: {"Keys": keys, "ConsistentRead": True}}
-            answer = await self.call("batch_get_item", RequestItems=asked)
+            answer = await self.read("batch_get_item", RequestItems=asked)
             found += answer["Responses"].get(self.table.name, [])
             left = answer.get("UnprocessedKeys", {}).get(self.table.name, {}).get("Keys", [])
             if len(left) == len(keys):

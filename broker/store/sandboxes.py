@@ -189,7 +189,7 @@ class Sandboxes:
             condition += " AND gsi1sk <= :sort"
             values[":sort"] = {"S": table.instant(up_to)}
         start = {"ExclusiveStartKey": after} if after else {}
-        answer = await self._client.call(
+        answer = await self._client.read(
             "query",
             TableName=self._client.table.name,
             IndexName=self._client.table.status_index,
@@ -222,7 +222,7 @@ class Sandboxes:
                 "ExpressionAttributeNames": {"#state": "state"},
             }
             values[":state"] = {"S": state.value}
-        answer = await self._client.call(
+        answer = await self._client.read(
             "query",
             TableName=self._client.table.name,
             IndexName=self._client.table.track_index,

@@ -1,0 +1,264 @@
+"""A7, A8, A14: "none left" is proved, never guessed; contention costs a next candidate, never a pause."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from broker.errors import NoSandboxAvailable, RateLimited
+from broker.sandbox import State
+from broker.store import table
+from broker.wiring import Broker
+from local.store_proxy import StoreProxy
+from tests.allocation.students import allocate, attempt, codes, fill, release, winners
+from tests.audit import audit
+from tests.builders import NOW, TEST_CAUSE, a_sandbox
+from tests.conftest import a_broker
+from tests.store.conftest import Clock
+
+
+@pytest.fixture
+def clock() -> Clock:
+    """The monotonic clock of the core under test."""
+    return Clock(1000.0)
+
+
+@pytest.fixture
+async def core(proxy: StoreProxy, table_name: str, clock: Clock) -> AsyncIterator[Broker]:
+    async with a_broker(proxy.url, table_name, monotonic=clock) as broker:
+        yield broker
+
+
+@pytest.fixture
+async def other(ministack: str, table_name: str, core: Broker) -> AsyncIterator[Broker]:
+    """Another process, which reaches the store beside the proxy's faults."""
+    async with a_broker(ministack, table_name) as broker:
+        yield broker
+
+
+def calls(proxy: StoreProxy) -> dict[str, int]:
+    """How often each operation was called, tenants' items aside."""
+    return dict(proxy.counts.calls)
+
+
+async def freeze(core: Broker, proxy: StoreProxy) -> None:
+    """From now on the indexes show what the table holds at this moment."""
+    proxy.faults.freeze_indexes = True
+    await core.sandboxes.count("acme", State.AVAILABLE)
+
+
+async def test_seven_lost_races_cost_seven_candidates_and_no_refusal(core: Broker, proxy: StoreProxy) -> None:
+    await fill(core, 12)
+    proxy.faults.conflict_next = {1: 7}
+
+    allocation = await allocate(core, "student-1")
+
+    assert allocation.created
+    assert await audit(core) == {"allocated": 1, "available": 11}
+
+
+async def test_a_store_that_changes_every_candidate_at_the_last_moment_still_serves(
+    core: Broker, other: Broker, proxy: StoreProxy
+) -> None:
+    """The row is still available, at another version: the refusal carries it, and it is tried again."""
+    await fill(core, 1)
+    raced: list[str] = []
+
+    async def touch_it(_: dict[str, Any]) -> None:
+        if not raced:
+            row = await other.sandboxes.get("acme", a_sandbox().id)
+            assert row is not None
+            raced.append(row.id)
+            described = row.described(name=row.name, external_id=row.external_id, attributes={"x": "1"})
+            await other.sandboxes.touch(row, described)
+
+    with proxy.before("TransactWriteItems", touch_it):
+        allocation = await allocate(core, "student-1")
+
+    assert raced
+    assert allocation.created
+    assert await audit(core) == {"allocated": 1}
+
+
+async def test_a_candidate_renamed_at_the_last_moment_no_longer_matches_the_prefix(
+    core: Broker, other: Broker, proxy: StoreProxy
+) -> None:
+    await fill(core, 1)
+
+    async def rename(_: dict[str, Any]) -> None:
+        row = await other.sandboxes.get("acme", a_sandbox().id)
+        assert row is not None
+        if row.name != "other":
+            await other.sandboxes.touch(
+                row, row.described(name="other", external_id=row.external_id, attributes={})
+            )
+
+    with proxy.before("TransactWriteItems", rename), pytest.raises(NoSandboxAvailable):
+        await allocate(core, "student-1", prefix="lab-")
+
+
+async def test_index_rows_that_were_taken_long_ago_hide_nothing(
+    core: Broker, other: Broker, proxy: StoreProxy
+) -> None:
+    """The indexes stand still and show 60 sandboxes; 57 were taken by another process. Three are left."""
+    await fill(core, 60)
+    await freeze(core, proxy)
+    await asyncio.gather(*(allocate(other, f"other-{n}") for n in range(57)))
+
+    answers = await asyncio.gather(*(attempt(core, f"student-{n}") for n in range(5)))
+
+    assert len(winners(answers)) == 3
+    assert codes(answers) == {"NO_SANDBOXES_AVAILABLE"}
+    assert await audit(other) == {"allocated": 60}
+
+
+async def test_a_single_request_walks_through_a_whole_page_of_taken_rows(
+    core: Broker, other: Broker, proxy: StoreProxy
+) -> None:
+    """More taken rows than a request has transactions: they are proved taken in bulk."""
+    await fill(core, 80)
+    await freeze(core, proxy)
+    await asyncio.gather(*(allocate(other, f"other-{n}") for n in range(79)))
+
+    allocation = await allocate(core, "student-1")
+
+    assert allocation.created
+    assert proxy.counts.calls["BatchGetItem"] >= 1
+
+
+async def test_a_sandbox_that_becomes_visible_is_found_within_the_second(core: Broker, clock: Clock) -> None:
+    with pytest.raises(NoSandboxAvailable):
+        await allocate(core, "student-1")
+    await fill(core, 1)
+
+    clock.now += 1.01
+
+    assert (await allocate(core, "student-1")).created
+
+
+async def test_an_exhausted_pool_costs_no_index_read_and_one_claim_read_a_refusal(
+    core: Broker, proxy: StoreProxy
+) -> None:
+    """A14."""
+    await attempt(core, "first")
+    proxy.counts.reset()
+
+    answers = await asyncio.gather(*(attempt(core, f"student-{n}") for n in range(40)))
+
+    assert codes(answers) == {"NO_SANDBOXES_AVAILABLE"}
+    assert calls(proxy) == {"GetItem:consistent": 40}
+
+
+async def test_refusals_of_one_student_share_their_claim_read(core: Broker, proxy: StoreProxy) -> None:
+    await attempt(core, "first")
+    proxy.counts.reset()
+
+    await asyncio.gather(*(attempt(core, "student-1") for _ in range(40)))
+
+    assert calls(proxy) == {"GetItem:consistent": 1}
+
+
+async def test_whoever_holds_a_sandbox_gets_it_from_a_pool_remembered_as_empty(
+    core: Broker, other: Broker
+) -> None:
+    await fill(core, 1)
+    held = await allocate(other, "student-1")
+    await attempt(core, "student-2")
+
+    again = await allocate(core, "student-1")
+
+    assert (again.sandbox_id, again.created) == (held.sandbox_id, False)
+
+
+async def test_the_usual_allocation_is_one_transaction_and_one_index_query_for_many(
+    core: Broker, proxy: StoreProxy
+) -> None:
+    await fill(core, 150)
+    await allocate(core, "first")
+    proxy.counts.reset()
+
+    for n in range(24):
+        await allocate(core, f"student-{n}")
+
+    assert proxy.counts.calls["TransactWriteItems"] == 24
+    assert proxy.counts.calls["Query:StatusIndex"] <= 1
+    assert proxy.counts.calls["GetItem:consistent"] == 0
+
+
+async def test_a_refused_transaction_gives_its_candidate_back(core: Broker, other: Broker) -> None:
+    """A replay found by the transaction uses no sandbox up, not even for a moment."""
+    await fill(core, 2)
+    await allocate(other, "student-1")
+
+    again = await allocate(core, "student-1")
+    fresh = await allocate(core, "student-2")
+
+    assert not again.created
+    assert fresh.created
+
+
+async def test_a_prefix_hands_out_matching_names_only(core: Broker) -> None:
+    """A8."""
+    await fill(core, 5)
+    wanted = a_sandbox(number=90, name="git-lab-01")
+    await core.sandboxes.add(wanted, TEST_CAUSE, now=NOW)
+
+    allocation = await allocate(core, "student-1", prefix="git-")
+    refused = await attempt(core, "student-2", prefix="git-")
+
+    assert allocation.sandbox_id == wanted.id
+    assert codes([refused]) == {"NO_SANDBOXES_AVAILABLE"}
+    assert await audit(core) == {"allocated": 1, "available": 5}
+
+
+async def test_a_prefix_is_found_by_key_in_a_large_pool(core: Broker, proxy: StoreProxy) -> None:
+    """A8: nothing is filtered: the index is asked for the prefix, and reads what it answers, no more."""
+    await put_in_bulk(core, 3000)
+    wanted = a_sandbox(number=9001, name="zz-lab-01")
+    await core.sandboxes.add(wanted, TEST_CAUSE, now=NOW)
+    seen: list[dict[str, Any]] = []
+
+    async def look(body: dict[str, Any]) -> None:
+        seen.append(body)
+
+    with proxy.before("Query", look):
+        allocation = await allocate(core, "student-1", prefix="zz-")
+
+    assert allocation.sandbox_id == wanted.id
+    assert len(seen) <= 4
+    assert all("begins_with" in body["KeyConditionExpression"] for body in seen)
+    assert all("FilterExpression" not in body for body in seen)
+
+
+async def put_in_bulk(broker: Broker, count: int) -> None:
+    """Items as add() writes them, without their events: only to make a pool large."""
+    for first in range(1, count + 1, 25):
+        rows = [a_sandbox(number=n) for n in range(first, min(first + 25, count + 1))]
+        puts = [{"PutRequest": {"Item": table.sandbox_item(row, 4)}} for row in rows]
+        await broker.client.call("batch_write_item", RequestItems={broker.client.table.name: puts})
+
+
+async def test_made_up_prefixes_are_budgeted_and_a_known_one_is_served_all_the_same(core: Broker) -> None:
+    await fill(core, 2)
+    await allocate(core, "student-1")
+
+    answers = await asyncio.gather(*(attempt(core, f"prober-{n}", prefix=f"p{n}-") for n in range(120)))
+    known = await allocate(core, "student-2")
+
+    assert codes(answers) == {"NO_SANDBOXES_AVAILABLE", RateLimited.code}
+    assert known.created
+
+
+async def test_a_release_and_a_new_allocation_go_on_while_the_indexes_stand_still(
+    core: Broker, proxy: StoreProxy
+) -> None:
+    await fill(core, 3)
+    await freeze(core, proxy)
+
+    first = await allocate(core, "student-1")
+    await release(core, first.sandbox_id, "student-1")
+    second = await allocate(core, "student-1")
+
+    assert second.created
+    assert second.sandbox_id != first.sandbox_id
