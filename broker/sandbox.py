@@ -48,7 +48,7 @@ class Sandbox:
     tenant: str
     id: str
     state: State
-    version: int  # +1 per write; every write is conditional on it
+    version: int  # begins at the second it was added, +1 per write; every write is conditional on it
     name: str
     external_id: str
     since: int  # when the present state began

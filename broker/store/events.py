@@ -30,9 +30,16 @@ class Events:
         self._count = itertools.count()
 
     def of(
-        self, cause: Cause, after: Sandbox, *, before: Sandbox | None, now: float, shards: int
+        self,
+        cause: Cause,
+        after: Sandbox,
+        *,
+        before: Sandbox | None,
+        now: float,
+        shards: int,
+        removed: bool = False,
     ) -> dict[str, Any]:
-        """The transaction item that records `before -> after`."""
+        """The transaction item that records `before -> after`, or that the item itself goes."""
         at = int(now)
         event_id = f"{int(now * 1000):013d}-{self._process}-{next(self._count):06d}"
         values: dict[str, Any] = {
@@ -45,8 +52,8 @@ class Events:
             "action": cause.action,
             "request_id": cause.request_id,
             "before": None if before is None else before.state.value,
-            "after": after.state.value,
-            "version": after.version,
+            "after": "removed" if removed else after.state.value,
+            "version": after.version + removed,
             "holder": after.holder,
             "track": after.track,
             "error": after.last_error,

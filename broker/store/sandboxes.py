@@ -136,7 +136,7 @@ class Sandboxes:
             await self._client.transact(
                 self._client.delete(table.sandbox_key(stale.tenant, stale.id), _AT_VERSION, version),
                 self._disown(stale),
-                self._events.of(cause, stale, before=stale, now=now, shards=shards),
+                self._events.of(cause, stale, before=stale, now=now, shards=shards, removed=True),
             )
         except TransactionRefused as refused:
             raise _lost(refused) from refused

@@ -75,8 +75,8 @@ class Sync:
 
     async def _take_in(self, accounts: list[Account]) -> None:
         new = [account for account in accounts if account.id not in self._known]
-        await _at_once(self._add(account) for account in new)
         known = [(self._known[a.id], a) for a in accounts if a.id in self._known]
+        await _at_once(self._add(account) for account in new)
         await self._apply((sandbox, on_listed(sandbox, account, now=self._now)) for sandbox, account in known)
 
     async def _add(self, account: Account) -> None:
@@ -84,7 +84,7 @@ class Sync:
             tenant=self._tenant,
             id=account.id,
             state=State.AVAILABLE,
-            version=1,
+            version=self._now,  # an id that returns after a purge never repeats a version
             name=account.name,
             external_id=account.external_id,
             attributes=account.attributes,

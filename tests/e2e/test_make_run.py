@@ -1,0 +1,164 @@
+"""`make run`, as a newcomer meets it."""
+
+import asyncio
+import os
+import re
+import signal
+import socket
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.conftest import ADMIN_TOKEN, ROOT, a_run, start
+
+
+async def test_the_table_says_where_everything_is_and_its_curl_line_holds_a_sandbox() -> None:
+    async with a_run(BROKER_API_TOKEN="", BROKER_ADMIN_TOKEN="", SIM_SANDBOXES="12") as run:
+        table = run.output
+        curl = re.search(r"curl -X POST .*?student-1'", table, re.DOTALL)
+        assert curl is not None
+        pasted = await asyncio.to_thread(
+            subprocess.run, ["bash", "-c", curl[0]], capture_output=True, text=True, check=True
+        )
+        await run.line(r"POST /v1/allocate +outcome=allocated")
+
+    assert '"sandbox_id"' in pasted.stdout
+    for name in ("API", "API docs", "API metrics", "Worker metrics", "Provider (simulated)", "Store (DynamoDB)"):
+        assert re.search(rf"^  {re.escape(name)} +http://127\.0\.0\.1:\d+", table, re.MULTILINE), name
+    assert re.search(r"Track token +track-[0-9a-f]{32}", table)
+    assert re.search(r"Admin token +admin-[0-9a-f]{32}", table)
+    assert "Ctrl-C stops everything" in table
+
+
+async def test_a_token_that_was_given_is_not_printed_in_the_table() -> None:
+    async with a_run(SIM_SANDBOXES="2") as run:
+        assert "as set in BROKER_ADMIN_TOKEN" in run.output
+        assert ADMIN_TOKEN not in run.output
+
+
+async def test_an_allocated_and_released_sandbox_is_deleted_at_the_provider() -> None:
+    """The main job, end to end; the sweep is an hour away, so that the release itself starts the deletion (E5)."""
+    async with a_run(SIM_SANDBOXES="5", CLEANUP_INTERVAL_SEC="3600") as run:
+        held = (await run.allocate("student-1")).json()
+        released = await run.release("student-1", held["sandbox_id"])
+        await run.line(rf"deleted at the provider.*sandbox_id={held['sandbox_id']}")
+        accounts = {str(a["csp_id"]): a for a in await run.provider_accounts()}
+        stats = await run.stats()
+
+    assert released.json()["status"] == "pending_deletion"
+    assert accounts[held["sandbox_id"]]["deletes_done"] == 1
+    assert sum(a["deletes_done"] for a in accounts.values()) == 1
+    assert {name: count for name, count in stats.items() if count} == {"total": 5, "available": 4, "deleted": 1}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+async def test_a_signal_stops_everything_and_leaves_no_child(number: signal.Signals) -> None:
+    async with a_run(SIM_SANDBOXES="2", API_PROCESSES="2") as run:
+        children = run.children()
+        code = await run.stop(number)
+
+    assert code == 0
+    assert len(children) >= 5  # store, provider, worker, two APIs
+    assert [pid for pid in children if _alive(pid)] == []
+    assert "Stopped." in run.output
+
+
+async def test_children_do_not_outlive_a_parent_that_is_killed() -> None:
+    async with a_run(SIM_SANDBOXES="2") as run:
+        children = run.children()
+        run.process.kill()
+        await run.process.wait()
+        for _ in range(100):
+            if not any(map(_alive, children)):
+                break
+            await asyncio.sleep(0.05)
+
+        assert [pid for pid in children if _alive(pid)] == []
+
+
+async def test_a_child_that_falls_ends_the_run_with_one_sentence() -> None:
+    async with a_run(SIM_SANDBOXES="2") as run:
+        worker = next(pid for pid, command in run.children().items() if "-m worker" in command)
+        os.kill(worker, signal.SIGKILL)
+        code = await asyncio.wait_for(run.process.wait(), 30)
+
+    assert code == 1
+    assert any(line.startswith("make run: The worker process ended with code -9") for line in run.lines)
+
+
+async def test_a_port_in_use_is_told_in_one_sentence() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        code, output = await outcome(SIM_PORT=str(port))
+
+    assert code == 1
+    assert output == f"make run: Port {port} is in use: stop what holds it, or set SIM_PORT to another.\n"
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"API_PORT": "http"}, "API_PORT must be a number from 1 to 65535, not 'http'."),
+        ({"API_PROCESSES": "0"}, "API_PROCESSES must be a number from 1 to 16, not '0'."),
+        ({"SIM_PORT": "8123", "WORKER_PORT": "8123"}, "Two processes were given port 8123"),
+        ({"BROKER_API_TOKEN": "short"}, "BROKER_API_TOKEN"),
+        ({"BROKER_ENGINE_PYTHON": "/nowhere/python"}, "The local DynamoDB engine is not installed"),
+        ({"DDB_ENDPOINT_URL": "http://127.0.0.1:1"}, "the table sandbox-broker was not created"),
+    ],
+    ids=lambda value: "+".join(value) if isinstance(value, dict) else "",
+)
+async def test_what_cannot_start_is_told_in_one_sentence(changes: dict[str, str], sentence: str) -> None:
+    code, output = await outcome(**changes)
+
+    assert code == 1
+    assert output.startswith("make run: ")
+    assert sentence in output
+    assert output.count("\n") == 1
+    assert "Traceback" not in output
+
+
+async def outcome(**changes: str) -> tuple[int, str]:
+    process, _ = await start(**changes)
+    output, _ = await asyncio.wait_for(process.communicate(), 60)
+    assert process.returncode is not None
+    return process.returncode, output.decode()
+
+
+async def test_a_store_of_ones_own_is_used_and_kept(ministack: str, table_name: str) -> None:
+    """DDB_ENDPOINT_URL: the second start finds what the first one left."""
+    store = {"DDB_ENDPOINT_URL": ministack, "DDB_TABLE_NAME": table_name, "SIM_SANDBOXES": "4"}
+    async with a_run(**store) as run:
+        first = (await run.allocate("student-1")).json()
+    async with a_run(**store) as run:
+        again = await run.allocate("student-1")
+
+    assert again.status_code == 200
+    assert again.json() == first
+
+
+def test_make_help_lists_the_targets() -> None:
+    listed = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+
+    for target in ("run", "test", "check", "help"):
+        assert f"make {target} " in listed
+
+
+def test_a_missing_python_is_told_in_one_sentence(tmp_path: Path) -> None:
+    for name in ("Makefile",):
+        (tmp_path / name).write_text((ROOT / name).read_text())
+    (tmp_path / "requirements").symlink_to(ROOT / "requirements")
+
+    done = subprocess.run(["make", "run", "PYTHON="], cwd=tmp_path, capture_output=True, text=True, check=False)
+
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[0].startswith("make: Python 3.11 or newer is needed")
+
+
+def _alive(pid: int) -> bool:
+    try:
+        return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False

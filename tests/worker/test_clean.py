@@ -1,0 +1,365 @@
+"""E5, E11, E12: what is over is deleted, once, whoever dies in between."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from broker.policy import retry_delay_s
+from broker.sandbox import State
+from broker.wiring import Broker
+from local.store_proxy import StoreProxy
+from tests.allocation.students import allocate, release
+from tests.audit import audit, items_of
+from tests.builders import TEST_CAUSE
+from tests.conftest import a_broker
+from tests.store.conftest import Clock
+from tests.worker.conftest import RUN, Fetch, Provider, a_provider, a_worker
+from worker.main import Worker
+
+HOUR = 3600
+
+
+async def a_released_sandbox(worker: Worker, core: Broker, holder: str = "student-1") -> str:
+    if not await core.sandboxes.count("acme", State.AVAILABLE):
+        await worker.sync(RUN)
+    held = await allocate(core, holder)
+    await release(core, held.sandbox_id, holder)
+    return held.sandbox_id
+
+
+async def test_a_released_sandbox_is_deleted_at_the_provider(
+    worker: Worker, core: Broker, provider: Provider, stored: Fetch
+) -> None:
+    sandbox_id = await a_released_sandbox(worker, core)
+
+    await worker.cleaner.tick(RUN)
+    await worker.cleaner.idle()
+
+    row = await stored(sandbox_id)
+    assert (row.state, row.lease_token, row.next_attempt_at) == (State.DELETED, None, None)
+    assert sandbox_id not in await provider.sandbox_ids()
+    assert len(await provider.deletions()) == 1
+
+
+async def test_an_account_that_is_gone_already_counts_as_deleted(
+    worker: Worker, core: Broker, provider: Provider, stored: Fetch
+) -> None:
+    sandbox_id = await a_released_sandbox(worker, core)
+    uuid = (await stored(sandbox_id)).external_id.rpartition("/")[2]
+    headers = {"Authorization": "Token provider-token"}
+    (await provider.http.delete(f"/sandbox/accounts/{uuid}", headers=headers)).raise_for_status()
+
+    await worker.cleaner.sweep(RUN)
+
+    assert (await stored(sandbox_id)).state is State.DELETED
+
+
+async def test_a_failed_deletion_is_tried_again_when_it_is_due_and_not_before(
+    worker: Worker, core: Broker, provider: Provider, stored: Fetch, clock: Clock
+) -> None:
+    sandbox_id = await a_released_sandbox(worker, core)
+    await provider.faults(fail_next_deletes=1)
+
+    await worker.cleaner.sweep(RUN)
+    failed = await stored(sandbox_id)
+    too_early = await worker.cleaner.tick(RUN)
+    assert failed.next_attempt_at is not None
+    clock.now = failed.next_attempt_at
+    await worker.cleaner.sweep(RUN)
+
+    assert (failed.state, failed.attempt, failed.last_error) == (State.PENDING_DELETION, 1, "HTTP_500")
+    assert clock.now > 1_760_000_000
+    assert not too_early["started"]
+    assert (await stored(sandbox_id)).state is State.DELETED
+
+
+@pytest.mark.parametrize("fault", ["failing_accounts", "html_accounts"])
+async def test_a_deletion_that_never_succeeds_ends_visibly_after_its_attempts(
+    core: Broker, provider: Provider, clock: Clock, stored: Fetch, fault: str
+) -> None:
+    async with a_worker(core, provider, clock, CLEANUP_MAX_ATTEMPTS="3") as worker:
+        sandbox_id = await a_released_sandbox(worker, core)
+        await provider.faults(**{fault: [int(sandbox_id)]})
+
+        for _ in range(5):
+            await worker.cleaner.sweep(RUN)
+            clock.now += 2 * HOUR
+
+    row = await stored(sandbox_id)
+    assert (row.state, row.attempt, row.last_error) == (
+        State.DELETION_FAILED,
+        3,
+        "HTTP_500" if fault == "failing_accounts" else "HTTP_502",
+    )
+    assert len(await provider.deletions()) == 3
+
+
+async def test_a_few_bad_accounts_stop_nobody_else(
+    worker: Worker, core: Broker, provider: Provider, stored: Fetch
+) -> None:
+    bad, *good = [await a_released_sandbox(worker, core, f"student-{n}") for n in range(6)]
+    await provider.faults(failing_accounts=[int(bad)])
+
+    await worker.cleaner.sweep(RUN)
+
+    assert [(await stored(id_)).state for id_ in good] == [State.DELETED] * 5
+    assert (await stored(bad)).state is State.PENDING_DELETION
+
+
+async def test_a_worker_that_died_in_the_middle_gives_its_deletion_back_by_doing_nothing(
+    worker: Worker, core: Broker, provider: Provider, stored: Fetch, clock: Clock
+) -> None:
+    """Crash point: leased, not finished. Until the lease ends nobody touches it; then it is deleted."""
+    sandbox_id = await a_released_sandbox(worker, core)
+    row = await stored(sandbox_id)
+    await core.sandboxes.touch(row, row.lease(token="of-the-dead", now=int(clock.now), lease_s=90))
+
+    early = await worker.cleaner.tick(RUN)
+    clock.now += 90
+    await worker.cleaner.sweep(RUN)
+
+    assert not early["started"]
+    after = await stored(sandbox_id)
+    assert (after.state, after.attempt) == (State.DELETED, 2)
+
+
+async def test_a_worker_that_died_after_the_providers_yes_harms_nothing(
+    worker: Worker, core: Broker, provider: Provider, stored: Fetch, clock: Clock
+) -> None:
+    """Crash point: deleted at the provider, not written. The next attempt hears 404, and that is a yes."""
+    sandbox_id = await a_released_sandbox(worker, core)
+    row = await stored(sandbox_id)
+    await core.sandboxes.touch(row, row.lease(token="of-the-dead", now=int(clock.now), lease_s=90))
+    await worker.provider.delete(row.external_id)
+    clock.now += 90
+
+    await worker.cleaner.sweep(RUN)
+
+    assert (await stored(sandbox_id)).state is State.DELETED
+    assert len(await provider.deletions()) == 2
+
+
+async def test_a_late_finisher_whose_lease_was_taken_over_writes_nothing(
+    core: Broker, clock: Clock, stored: Fetch
+) -> None:
+    """The provider answers after the lease has lapsed and another worker has finished."""
+    async with a_provider(delete_latency_s=0.3) as provider, a_worker(core, provider, clock) as worker:
+        sandbox_id = await a_released_sandbox(worker, core)
+        await worker.cleaner.tick(RUN)
+        await until_leased(stored, sandbox_id)
+        leased = await stored(sandbox_id)
+        taken_over = leased.lease(token="another", now=int(clock.now) + 90, lease_s=90)
+        await core.sandboxes.touch(leased, taken_over)
+
+        await worker.cleaner.idle()
+
+    row = await stored(sandbox_id)
+    assert (row.state, row.lease_token) == (State.PENDING_DELETION, "another")
+
+
+async def until_leased(stored: Fetch, sandbox_id: str) -> None:
+    for _ in range(500):
+        if (await stored(sandbox_id)).lease_token is not None:
+            return
+        await asyncio.sleep(0.01)
+    pytest.fail("no lease was taken")
+
+
+async def test_two_workers_delete_a_sandbox_once(
+    core: Broker, provider: Provider, clock: Clock, ministack: str, table_name: str
+) -> None:
+    async with (
+        a_broker(ministack, table_name, clock=clock) as second_core,
+        a_worker(core, provider, clock) as first,
+        a_worker(second_core, provider, clock) as second,
+    ):
+        for n in range(8):
+            await a_released_sandbox(first, core, f"student-{n}")
+
+        await asyncio.gather(first.cleaner.sweep(RUN), second.cleaner.sweep(RUN))
+
+    assert len(await provider.deletions()) == 8
+    assert await audit(core) == {"available": 2, "deleted": 8}
+
+
+async def test_no_more_deletions_run_at_once_than_allowed(core: Broker, clock: Clock) -> None:
+    async with (
+        a_provider(delete_latency_s=0.1) as provider,
+        a_worker(core, provider, clock, CLEANUP_CONCURRENCY="3") as worker,
+    ):
+        for n in range(8):
+            await a_released_sandbox(worker, core, f"student-{n}")
+
+        started = await worker.cleaner.tick(RUN)
+        busy = await worker.cleaner.tick(RUN)
+        await worker.cleaner.sweep(RUN)
+
+    assert (started["started"], busy["busy"]) == (3, 1)
+    assert await audit(core) == {"available": 2, "deleted": 8}
+
+
+async def test_sync_in_the_middle_of_a_deletion_takes_no_lease_away(
+    core: Broker, clock: Clock, stored: Fetch
+) -> None:
+    async with a_provider(delete_latency_s=0.3) as provider, a_worker(core, provider, clock) as worker:
+        sandbox_id = await a_released_sandbox(worker, core)
+        await provider.http.patch(f"/_simulator/accounts/{sandbox_id}", json={"name": "renamed"})
+        await worker.cleaner.tick(RUN)
+        await worker.sync(RUN)
+        await worker.cleaner.idle()
+
+    assert (await stored(sandbox_id)).state is State.DELETED
+
+
+async def test_draining_finishes_what_is_in_hand(core: Broker, clock: Clock, stored: Fetch) -> None:
+    async with a_provider(delete_latency_s=0.2) as provider, a_worker(core, provider, clock) as worker:
+        sandbox_id = await a_released_sandbox(worker, core)
+        await worker.cleaner.tick(RUN)
+
+        await worker.cleaner.drain(5)
+
+    assert (await stored(sandbox_id)).state is State.DELETED
+
+
+async def test_allocations_expire_after_their_time_and_grace(
+    worker: Worker, core: Broker, clock: Clock, stored: Fetch
+) -> None:
+    """E11, both sides of the bound: four hours and thirty minutes of grace."""
+    await worker.sync(RUN)
+    held = await allocate(core, "student-1")
+    clock.now += 4 * HOUR + 30 * 60 - 1
+    early = await worker.expire(RUN)
+    clock.now += 1
+
+    due = await worker.expire(RUN)
+
+    assert (early["expired"], due["expired"]) == (0, 1)
+    row = await stored(held.sandbox_id)
+    assert (row.state, row.ended_by, row.ended_at) == (State.PENDING_DELETION, "expired", int(clock.now))
+    assert (await allocate(core, "student-1")).created
+
+
+async def test_expiry_reads_what_is_due_and_not_what_is_allocated(
+    core: Broker, provider: Provider, clock: Clock, proxy: StoreProxy, table_name: str
+) -> None:
+    """E11: one query a shard and one transaction a due sandbox, however many are held."""
+    async with (
+        a_broker(proxy.url, table_name, clock=clock) as watched,
+        a_worker(watched, provider, clock) as worker,
+    ):
+        await worker.sync(RUN)
+        for n in range(2):
+            await allocate(watched, f"early-{n}")
+        clock.now += HOUR
+        for n in range(6):
+            await allocate(watched, f"late-{n}")
+        clock.now += 3 * HOUR + 31 * 60
+        answered: list[int] = []
+
+        async def count(body: dict[str, Any]) -> None:
+            answered.append(1)
+
+        proxy.counts.reset()
+        with proxy.after("Query", count):
+            outcome = await worker.expire(RUN)
+
+    assert outcome["expired"] == 2
+    assert proxy.counts.calls["Query:StatusIndex"] == 4
+    assert proxy.counts.calls["TransactWriteItems"] == 2
+
+
+async def test_a_release_that_lands_before_its_expiry_wins(
+    worker: Worker, core: Broker, clock: Clock, stored: Fetch
+) -> None:
+    await worker.sync(RUN)
+    held = await allocate(core, "student-1")
+    read_before = await stored(held.sandbox_id)
+    await release(core, held.sandbox_id, "student-1")
+
+    with pytest.raises(Exception, match="lost the race"):
+        await core.lifecycle.expire(read_before, TEST_CAUSE)
+
+    assert (await stored(held.sandbox_id)).ended_by == "released"
+
+
+async def test_a_day_old_stale_sandbox_is_removed_and_its_history_stays(
+    worker: Worker, core: Broker, provider: Provider, clock: Clock
+) -> None:
+    """E12, both sides of the bound."""
+    await worker.sync(RUN)
+    gone = (await provider.sandbox_ids())[0]
+    await provider.faults(hidden_accounts=[int(gone)])
+    await worker.sync(RUN)
+    clock.now += 24 * HOUR - 1
+    early = await worker.purge(RUN)
+    clock.now += 1
+
+    due = await worker.purge(RUN)
+
+    assert (early["purged"], due["purged"]) == (0, 1)
+    assert await audit(core) == {"available": 9}
+    history = [item["action"]["S"] for item in await items_of(core) if item.get("sandbox_id", {}).get("S") == gone]
+    assert sorted(history) == ["added", "purged", "stale"]
+
+
+async def test_a_purged_account_that_returns_is_available_again(
+    worker: Worker, core: Broker, provider: Provider, clock: Clock
+) -> None:
+    await worker.sync(RUN)
+    gone = (await provider.sandbox_ids())[0]
+    await provider.faults(hidden_accounts=[int(gone)])
+    await worker.sync(RUN)
+    clock.now += 24 * HOUR
+    await worker.purge(RUN)
+    await provider.faults(hidden_accounts=[])
+
+    await worker.sync(RUN)
+
+    assert await audit(core) == {"available": 10}
+
+
+async def test_a_stale_sandbox_that_returned_just_before_the_purge_stays(
+    worker: Worker, core: Broker, provider: Provider, clock: Clock, stored: Fetch
+) -> None:
+    await worker.sync(RUN)
+    gone = (await provider.sandbox_ids())[0]
+    await provider.faults(hidden_accounts=[int(gone)])
+    await worker.sync(RUN)
+    read_before = await stored(gone)
+    await provider.faults(hidden_accounts=[])
+    await worker.sync(RUN)
+
+    with pytest.raises(Exception, match="lost the race"):
+        await core.sandboxes.remove(read_before, TEST_CAUSE, now=clock.now)
+
+    assert await audit(core) == {"available": 10}
+
+
+@pytest.mark.parametrize("attempt", [1, 2, 5, 8, 100])
+def test_the_wait_between_attempts_doubles_up_to_its_cap_and_never_vanishes(attempt: int) -> None:
+    ceiling = min(900, 10 * 2 ** (attempt - 1))
+
+    waits = [retry_delay_s(attempt, base_s=10, cap_s=900, draw=draw) for draw in (0.0, 0.5, 0.999)]
+
+    assert waits[0] == ceiling / 2
+    assert ceiling * 0.99 < waits[2] < ceiling
+    assert waits == sorted(waits)
+
+
+async def test_a_purged_id_that_returns_never_repeats_a_version(
+    worker: Worker, core: Broker, provider: Provider, clock: Clock, stored: Fetch
+) -> None:
+    """Processes remember "this id, up to this version, is taken": a version seen twice would hide the sandbox."""
+    await worker.sync(RUN)
+    gone = (await provider.sandbox_ids())[0]
+    await provider.faults(hidden_accounts=[int(gone)])
+    await worker.sync(RUN)
+    last = (await stored(gone)).version
+    clock.now += 24 * HOUR
+    await worker.purge(RUN)
+    await provider.faults(hidden_accounts=[])
+
+    await worker.sync(RUN)
+
+    assert (await stored(gone)).version > last
