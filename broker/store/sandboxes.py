@@ -31,7 +31,7 @@ class Sandboxes:
 
     async def get_many(self, sandboxes: list[Sandbox]) -> dict[str, Sandbox]:
         """The present truth about up to 100 sandboxes of one tenant, by id; one consistent batch."""
-        keys = [table.sandbox_key(s.tenant, s.id) for s in sandboxes]
+        keys = [table.sandbox_key(tenant, id_) for tenant, id_ in {(s.tenant, s.id): None for s in sandboxes}]
         return {s.id: s for s in map(sandbox_from, await self._client.batch_get(keys))}
 
     async def add(self, sandbox: Sandbox, cause: Cause, *, now: float) -> None:

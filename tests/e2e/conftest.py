@@ -6,7 +6,7 @@ import re
 import signal
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ class Running:
     sim_url: str
     worker_url: str
     http: httpx.AsyncClient
+    clients: list[httpx.AsyncClient]
     lines: list[str] = field(default_factory=list)
 
     @property
@@ -36,16 +37,20 @@ class Running:
         return "\n".join(self.lines)
 
     async def allocate(self, student: str, *, api: int = 0, **headers: str) -> httpx.Response:
-        return await self.http.post(
+        return await self._client(student).post(
             f"{self.api_urls[api % len(self.api_urls)]}/v1/allocate",
             headers={"Authorization": f"Bearer {API_TOKEN}", "X-Instruqt-Sandbox-ID": student, **headers},
         )
 
     async def release(self, student: str, sandbox_id: str, *, api: int = 0) -> httpx.Response:
-        return await self.http.post(
+        return await self._client(student).post(
             f"{self.api_urls[api % len(self.api_urls)]}/v1/sandboxes/{sandbox_id}/mark-for-deletion",
             headers={"Authorization": f"Bearer {API_TOKEN}", "X-Instruqt-Sandbox-ID": student},
         )
+
+    def _client(self, student: str) -> httpx.AsyncClient:
+        """One of several pools: a single pool of hundreds of connections spends its time on itself."""
+        return self.clients[hash(student) % len(self.clients)]
 
     async def stats(self) -> dict[str, int]:
         answer = await self.http.get(
@@ -117,14 +122,15 @@ async def a_run(**changes: str) -> AsyncIterator[Running]:
     process, env = await start(**changes)
     first = int(env["API_PORT"])
     count = int(env.get("API_PROCESSES", "1"))
-    limits = httpx.Limits(max_connections=400)
-    async with httpx.AsyncClient(timeout=30, limits=limits) as http:
+    async with AsyncExitStack() as stack:
+        http, *clients = [await stack.enter_async_context(httpx.AsyncClient(timeout=30)) for _ in range(13)]
         running = Running(
             process,
             [f"http://127.0.0.1:{first + n}" for n in range(count)],
             f"http://127.0.0.1:{env['SIM_PORT']}",
             f"http://127.0.0.1:{env['WORKER_PORT']}",
             http,
+            clients,
         )
         reading = asyncio.create_task(_read(running))
         try:

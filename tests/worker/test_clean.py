@@ -363,3 +363,34 @@ async def test_a_purged_id_that_returns_never_repeats_a_version(
     await worker.sync(RUN)
 
     assert (await stored(gone)).version > last
+
+
+async def test_a_conflict_on_the_outcome_is_no_lost_lease(
+    provider: Provider, clock: Clock, proxy: StoreProxy, table_name: str
+) -> None:
+    async with a_broker(proxy.url, table_name, clock=clock) as core, a_worker(core, provider, clock) as worker:
+        sandbox_id = await a_released_sandbox(worker, core)
+        proxy.faults.conflict_next = {0: 1}
+
+        await worker.cleaner.sweep(RUN)
+
+        row = await core.sandboxes.get("acme", sandbox_id)
+    assert row is not None
+    assert (row.state, row.attempt) == (State.DELETED, 1)
+
+
+@pytest.mark.parametrize("operation", ["UpdateItem", "TransactWriteItems"])
+async def test_a_lost_answer_neither_strands_nor_repeats_a_deletion(
+    provider: Provider, clock: Clock, proxy: StoreProxy, table_name: str, operation: str
+) -> None:
+    """The lease, or the outcome, was written but the answer lost: it is looked up, not waited out."""
+    async with a_broker(proxy.url, table_name, clock=clock) as core, a_worker(core, provider, clock) as worker:
+        sandbox_id = await a_released_sandbox(worker, core)
+        proxy.faults.change({"lose_answer_next": 1, "lose_answer_ops": [operation]})
+
+        await worker.cleaner.sweep(RUN)
+
+        row = await core.sandboxes.get("acme", sandbox_id)
+    assert row is not None
+    assert (row.state, row.attempt) == (State.DELETED, 1)
+    assert len(await provider.deletions()) == 1

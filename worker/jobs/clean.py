@@ -10,7 +10,8 @@ import random
 import secrets
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Final
 
 from broker.errors import BrokerError, WriteConflict
@@ -25,6 +26,8 @@ log = logging.getLogger("worker")
 
 LEASE_MARGIN_S: Final = 30
 """A lease outlives the provider's deadline by this: nobody else begins while a slow answer may still come."""
+
+WRITE_PAUSES_S: Final = (0.1, 0.5, 2.0)
 
 
 class Cleaner:
@@ -116,10 +119,8 @@ class Cleaner:
 
     async def _delete(self, due: Sandbox, request_id: str) -> str:
         """Lease, delete, finish by the lease's token. Returns the outcome."""
-        try:
-            leased = due.lease(token=secrets.token_hex(8), now=int(self._clock()), lease_s=self._lease_s)
-            await self._sandboxes.touch(due, leased)
-        except (WriteConflict, BrokerError):
+        leased = due.lease(token=secrets.token_hex(8), now=int(self._clock()), lease_s=self._lease_s)
+        if not await self._written(due, leased, lambda: self._sandboxes.touch(due, leased)):
             return "not_leased"
         try:
             await self._provider.delete(leased.external_id)
@@ -148,19 +149,44 @@ class Cleaner:
         return await self._write(leased, failed, action, request_id)
 
     async def _write(self, before: Sandbox, after: Sandbox, action: str, request_id: str) -> str:
-        """The write is conditional on the lease's version: whoever lost the lease writes nothing."""
+        """Write the outcome, conditional on the lease's version: whoever lost the lease writes nothing."""
         cause = Cause(actor="worker:clean", action=action, request_id=request_id)
-        try:
-            await asyncio.shield(self._sandboxes.move(before, after, cause, now=self._clock()))
-        except WriteConflict:
+        write = self._written(before, after, lambda: self._sandboxes.move(before, after, cause, now=self._clock()))
+        if not await asyncio.shield(write):
             return "lease_lost"
-        except BrokerError as error:  # the lease will lapse, and the next attempt find out
-            log.warning("outcome not written", extra={"sandbox_id": before.id, "code": error.code})
-            return "not_written"
         if after.state is State.DELETED:
             facts = {"sandbox_id": after.id, "tenant": after.tenant, "attempt": after.attempt}
             log.info("deleted at the provider", extra=facts)
         return action
+
+    async def _written(self, before: Sandbox, after: Sandbox, write: Callable[[], Awaitable[None]]) -> bool:
+        """Write until it is certain whether `after` is what the store holds.
+
+        An answer may be lost after the commit, and the repeat then meets its own success as a conflict; or
+        another transaction was at the item for a moment. Only a look tells. Where the store stays silent
+        the lease lapses, and that is safe too.
+        """
+        for pause_s in WRITE_PAUSES_S:
+            try:
+                await write()
+            except (WriteConflict, BrokerError) as error:
+                present = await self._present(after)
+                if present == after:
+                    return True
+                if present not in (None, before):
+                    return False
+                facts = {"sandbox_id": after.id, "tenant": after.tenant, "why": str(error)}
+                log.warning("a write is uncertain, trying again", extra=facts)
+                await asyncio.sleep(pause_s * (0.5 + random.random()))  # noqa: S311  jitter
+            else:
+                return True
+        return False
+
+    async def _present(self, sandbox: Sandbox) -> Sandbox | None:
+        """What the store holds now; None where it does not say."""
+        with suppress(BrokerError):
+            return await self._sandboxes.get(sandbox.tenant, sandbox.id)
+        return None
 
 
 def _result(task: asyncio.Task[str]) -> str:
