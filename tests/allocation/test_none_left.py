@@ -138,10 +138,11 @@ async def test_a_sandbox_that_becomes_visible_is_found_within_the_second(core: B
 
 
 async def test_an_exhausted_pool_costs_no_index_read_and_one_claim_read_a_refusal(
-    core: Broker, proxy: StoreProxy
+    core: Broker, proxy: StoreProxy, clock: Clock
 ) -> None:
-    """A14."""
+    """A14, up to a second after the pool was found empty."""
     await attempt(core, "first")
+    clock.now += 0.99
     proxy.counts.reset()
 
     answers = await asyncio.gather(*(attempt(core, f"student-{n}") for n in range(40)))
@@ -262,3 +263,25 @@ async def test_a_release_and_a_new_allocation_go_on_while_the_indexes_stand_stil
 
     assert second.created
     assert second.sandbox_id != first.sandbox_id
+
+
+async def test_a_row_that_was_lent_and_came_back_undecided_during_the_walk_is_no_proof(
+    core: Broker, proxy: StoreProxy
+) -> None:
+    """The walk saw it in a sibling's hands; before the walk ends the sibling gives it back, contested."""
+    await core.tenants.ensure("acme", shards=2, now=NOW)
+    first_asked = min(range(2), key=core.allocator._candidates._preference)
+    number = next(n for n in range(1, 99) if table.shard_of(a_sandbox(number=n).id, 2) == first_asked)
+    await core.sandboxes.add(a_sandbox(number=number), TEST_CAUSE, now=NOW)
+    candidates = core.allocator._candidates
+    lent = await candidates.take("acme", "")
+    assert lent is not None
+
+    async def give_back_before_the_last_shard(body: dict[str, Any]) -> None:
+        if body["ExpressionAttributeValues"][":partition"]["S"].endswith(f"#{1 - first_asked}"):
+            candidates.contested(lent, "")
+
+    with proxy.before("Query", give_back_before_the_last_shard):
+        found = await candidates.take("acme", "")
+
+    assert found == lent
