@@ -1,10 +1,13 @@
 """What an entry of the provider's listing means to us: a sandbox, someone else's business, or nonsense."""
 
+import re
 from typing import Any, ClassVar, Final
 
 from broker.policy import Account
 
 MAX_NAME_BYTES: Final = 255
+_EXTERNAL_ID: Final = re.compile(r"[A-Za-z0-9._/-]{0,190}[A-Za-z0-9_-]{1,64}")
+"""Its last part becomes part of a path: never empty, never a dot."""
 _KEPT: Final = ("account_type", "state", "created_at", "sfdc_account_id")
 
 
@@ -27,7 +30,7 @@ def account_from(entry: Any) -> Account | None:
     number, external_id, name = entry.get("csp_id"), entry.get("id"), entry.get("name")
     if isinstance(number, bool) or not isinstance(number, int | str) or not _usable(str(number), 128):
         raise InvalidAccount("csp_id is no id")
-    if not isinstance(external_id, str) or not _usable(external_id, 255):
+    if not isinstance(external_id, str) or not _EXTERNAL_ID.fullmatch(external_id):
         raise InvalidAccount(f"{number}: id is missing or odd")
     if not isinstance(name, str) or not _usable(name, MAX_NAME_BYTES):
         raise InvalidAccount(f"{number}: name is missing, too long or not printable")

@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Any, Final
+from urllib.parse import quote
 
 import httpx
 from pydantic import SecretStr
@@ -124,7 +125,7 @@ class ProviderClient:
         Raises:
             ProviderError: it is not known to be gone.
         """
-        uuid = external_id.rpartition("/")[2]
+        uuid = quote(external_id.rpartition("/")[2], safe="")
         try:
             _expect(await self._call("delete", "DELETE", f"/sandbox/accounts/{uuid}"), 200, 202, 204, 404)
         except ProviderError as error:
