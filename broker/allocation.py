@@ -110,7 +110,7 @@ class Allocator:
         self._lease_s = lease_s
         self._max_per_holder = max_per_holder
         self._clock = clock
-        self._under_way: dict[tuple[str, str, str | None], asyncio.Task[tuple[Claim, bool]]] = {}
+        self._under_way: dict[tuple[str, Wish], asyncio.Task[tuple[Claim, bool]]] = {}
 
     async def allocate(self, tenant: str, wish: Wish, cause: Cause) -> Allocation:
         """Give this student a sandbox, or the one already held. Idempotent per (tenant, holder, key).
@@ -129,18 +129,21 @@ class Allocator:
         return allocation
 
     async def _shared(self, tenant: str, wish: Wish, cause: Cause) -> Allocation:
-        """Repeats of one claim that meet in this process share one attempt; who hangs up stops nobody."""
-        key = (tenant, wish.holder, wish.key)
+        """Repeats of one wish that meet in this process share one attempt; who hangs up stops nobody."""
+        key = (tenant, wish)  # the whole wish: "none left" for one prefix says nothing of another
         attempt = self._under_way.get(key)
         first = attempt is None
         if attempt is None:
             attempt = asyncio.create_task(self._attempt(tenant, wish, cause))
             self._under_way[key] = attempt
-            attempt.add_done_callback(lambda _: self._under_way.pop(key, None))
+            attempt.add_done_callback(lambda done: self._landed(key, done))
         claim, created = await asyncio.shield(attempt)
-        if not first:
-            claim = _replay(claim, wish)
         return Allocation.of(claim, created=created and first)
+
+    def _landed(self, key: tuple[str, Wish], attempt: asyncio.Task[tuple[Claim, bool]]) -> None:
+        del self._under_way[key]
+        if not attempt.cancelled():
+            attempt.exception()  # whoever asked may have hung up: then nobody else looks at it
 
     async def _attempt(self, tenant: str, wish: Wish, cause: Cause) -> tuple[Claim, bool]:
         try:

@@ -70,7 +70,13 @@ async def open_broker(
         endpoint_url=settings.endpoint_url,
         config=client_config(settings),
     ) as dynamodb:
-        client = StoreClient(dynamodb, table_of(settings), timeout_s=settings.store_timeout_s, metrics=metrics)
+        client = StoreClient(
+            dynamodb,
+            table_of(settings),
+            timeout_s=settings.store_timeout_s,
+            connections=settings.store_connections,
+            metrics=metrics,
+        )
         await claim_table(client, now=int(time.time()))
         broker = build(client, metrics, settings, lease_s=lease_s, max_per_holder=max_per_holder)
         await broker.tenants.ensure(settings.tenant, shards=settings.shards, now=int(time.time()))

@@ -77,7 +77,13 @@ async def a_broker(
     ) as dynamodb:
         table = table_of(settings)
         await create_table(dynamodb, table)
-        client = StoreClient(dynamodb, table, timeout_s=settings.store_timeout_s, metrics=metrics)
+        client = StoreClient(
+            dynamodb,
+            table,
+            timeout_s=settings.store_timeout_s,
+            connections=settings.store_connections,
+            metrics=metrics,
+        )
         await claim_table(client, now=NOW)
         yield build(client, metrics, settings, lease_s=lease_s, max_per_holder=max_per_holder, **clocks)
 

@@ -69,7 +69,16 @@ class TransactionRefused(Exception):
 class StoreClient:
     """The process's one client. No write is repeated here: what a repeat means is the caller's knowledge."""
 
-    def __init__(self, dynamodb: "DynamoDBClient", table: Table, *, timeout_s: float, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        dynamodb: "DynamoDBClient",
+        table: Table,
+        *,
+        timeout_s: float,
+        connections: int,
+        metrics: Metrics,
+    ) -> None:
+        self._slots = asyncio.Semaphore(connections)  # waiting for a connection is not the store's slowness
         self._dynamodb = dynamodb
         self._timeout_s = timeout_s
         self._metrics = metrics
@@ -86,7 +95,7 @@ class StoreClient:
         """
         began = time.perf_counter()
         try:
-            async with asyncio.timeout(self._timeout_s):
+            async with self._slots, asyncio.timeout(self._timeout_s):
                 answer: dict[str, Any] = await getattr(self._dynamodb, operation)(**arguments)
         except ClientError as error:
             raise self._counted(operation, _translated(error)) from error

@@ -289,3 +289,30 @@ async def test_a_row_that_was_lent_and_came_back_undecided_during_the_walk_is_no
         found = await candidates.take("acme", "")
 
     assert found == lent
+
+
+async def test_one_students_wishes_for_two_prefixes_at_once_are_two_questions(
+    core: Broker, proxy: StoreProxy
+) -> None:
+    """The empty prefix answers 409; the other one, asked at the same moment, has a sandbox."""
+    await fill(core, 1)
+    proxy.faults.latency_ms = 5
+
+    answers = await asyncio.gather(
+        attempt(core, "student-1", prefix="none-"), attempt(core, "student-1", prefix="lab-")
+    )
+
+    assert len(winners([answers[1]])) == 1
+    assert await audit(core) == {"allocated": 1}
+
+
+async def test_more_requests_than_connections_wait_for_one_and_are_not_told_of_an_outage(
+    proxy: StoreProxy, table_name: str
+) -> None:
+    async with a_broker(proxy.url, table_name, STORE_CONNECTIONS="2", STORE_TIMEOUT_SEC="0.5") as narrow:
+        await fill(narrow, 40)
+        proxy.faults.latency_ms = 60
+
+        answers = await asyncio.gather(*(attempt(narrow, f"student-{n}") for n in range(40)))
+
+    assert codes(answers) == set()
