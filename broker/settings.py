@@ -1,9 +1,20 @@
 """What an operator can set, by environment variable. Problems are reported all at once."""
 
 import re
-from typing import Annotated, Any, Self
+from collections.abc import Iterator
+from ipaddress import ip_network
+from typing import Annotated, Any
 
-from pydantic import AfterValidator, AliasChoices, Field, SecretStr, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    AliasChoices,
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 MIN_TOKEN_CHARS = 20
@@ -12,7 +23,11 @@ _EXAMPLE = re.compile(r"change.?me|example|placeholder|your.?token|^(.)\1+$|pass
 EXIT_CONFIG = 78
 """EX_CONFIG of sysexits.h: the configuration is wrong, a restart will not help."""
 
-Seconds = Annotated[float, Field(gt=0)]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+WEEK_S = 7 * 24 * 3600
+
+RATE_LIMIT = r"^[1-9]\d{0,8} ?(/| per ) ?([1-9]\d{0,5} ?)?(second|minute|hour|day)s?$"
+"""Such as 60/minute or 5000/10 seconds."""
 
 
 def weak_token(token: SecretStr) -> str | None:
@@ -38,13 +53,31 @@ def _strong(token: SecretStr) -> SecretStr:
 Token = Annotated[SecretStr, AfterValidator(_strong), Field(validate_default=True)]
 
 
+def _guarded_by(info: ValidationInfo) -> bool:
+    """Whether the rules for everything but a developer's machine hold: also where BROKER_ENV itself is wrong."""
+    return info.data.get("environment") != "development"
+
+
+def _encrypted(url: str | None, info: ValidationInfo) -> str | None:
+    if url and url.startswith("http://") and _guarded_by(info):
+        raise ValueError("is plain http: set BROKER_ENV=development, or use https")
+    return url
+
+
+Encrypted = AfterValidator(_encrypted)
+
+
 def csv(value: Any) -> Any:
     """'a, b' as a setting means ['a', 'b']."""
     return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
 
 class CoreSettings(BaseSettings):
-    """What every process of the broker needs."""
+    """What every process of the broker needs.
+
+    Rules about two settings belong to the later one: a rule about the whole would be asked only once
+    every field is right, and an operator would learn of the next mistake after mending the last.
+    """
 
     model_config = SettingsConfigDict(extra="ignore", populate_by_name=True, frozen=True)
 
@@ -53,7 +86,7 @@ class CoreSettings(BaseSettings):
     table_name: str = Field("sandbox-broker", alias="DDB_TABLE_NAME", pattern=r"^[A-Za-z0-9._-]{3,255}$")
     status_index: str = Field("StatusIndex", alias="DDB_GSI1_NAME", pattern=r"^[A-Za-z0-9._-]{3,255}$")
     track_index: str = Field("TrackIndex", alias="DDB_GSI2_NAME", pattern=r"^[A-Za-z0-9._-]{3,255}$")
-    endpoint_url: str | None = Field(None, alias="DDB_ENDPOINT_URL", pattern=r"^https?://")
+    endpoint_url: Annotated[str | None, Encrypted] = Field(None, alias="DDB_ENDPOINT_URL", pattern=r"^https?://")
     region: str = Field(
         "us-east-1", validation_alias=AliasChoices("AWS_REGION", "AWS_DEFAULT_REGION"), min_length=3
     )
@@ -67,12 +100,6 @@ class CoreSettings(BaseSettings):
     def development(self) -> bool:
         return self.environment == "development"
 
-    @model_validator(mode="after")
-    def _plain_http_only_in_development(self) -> Self:
-        if self.endpoint_url and self.endpoint_url.startswith("http://") and not self.development:
-            raise ValueError("DDB_ENDPOINT_URL is plain http: set BROKER_ENV=development, or use https")
-        return self
-
     def secrets(self) -> list[str]:
         """The secret values of this configuration, for the log mask."""
         values = (getattr(self, name) for name in type(self).model_fields)
@@ -80,15 +107,8 @@ class CoreSettings(BaseSettings):
 
     def effective(self) -> dict[str, Any]:
         """The configuration in force by variable name, secrets left out."""
-        shown = {}
-        for name, field in type(self).model_fields.items():
-            value = getattr(self, name)
-            alias = field.alias
-            if alias is None and isinstance(field.validation_alias, AliasChoices):
-                alias = str(field.validation_alias.choices[0])
-            if alias is not None and not isinstance(value, SecretStr):
-                shown[alias] = value
-        return shown
+        values = {variable: getattr(self, name) for name, variable in _variables(type(self))}
+        return {variable: value for variable, value in values.items() if not isinstance(value, SecretStr)}
 
 
 class ApiSettings(CoreSettings):
@@ -102,10 +122,10 @@ class ApiSettings(CoreSettings):
     max_per_holder: int = Field(5, alias="MAX_PER_HOLDER", ge=1, le=100)
     cors_origins: Annotated[list[str], NoDecode] = Field([], alias="CORS_ALLOWED_ORIGINS")
     trusted_proxies: Annotated[list[str], NoDecode] = Field([], alias="TRUSTED_PROXIES")
-    limit_per_student: str = Field("60/minute", alias="RATE_LIMIT_PER_STUDENT")
-    limit_per_credential: str = Field("5000/10 seconds", alias="RATE_LIMIT_PER_CREDENTIAL")
-    limit_per_address: str = Field("60/minute", alias="RATE_LIMIT_PER_ADDRESS")
-    drain_notice_s: float = Field(5, alias="DRAIN_NOTICE_SEC", ge=0, le=60)
+    limit_per_student: str = Field("60/minute", alias="RATE_LIMIT_PER_STUDENT", pattern=RATE_LIMIT)
+    limit_per_credential: str = Field("5000/10 seconds", alias="RATE_LIMIT_PER_CREDENTIAL", pattern=RATE_LIMIT)
+    limit_per_address: str = Field("60/minute", alias="RATE_LIMIT_PER_ADDRESS", pattern=RATE_LIMIT)
+    drain_notice_s: float = Field(5, alias="DRAIN_NOTICE_SEC", ge=0, le=60, validate_default=True)
     docs: bool = Field(True, alias="DOCS_ENABLED")
     meta: bool = Field(True, alias="META_ENABLED")
 
@@ -119,37 +139,65 @@ class ApiSettings(CoreSettings):
         listed = {"CORS_ALLOWED_ORIGINS", "TRUSTED_PROXIES", "cors_origins", "trusted_proxies"}
         return {name: csv(value) if name in listed else value for name, value in values.items()}
 
-    @model_validator(mode="after")
-    def _guarded(self) -> Self:
-        problems = []
-        if self.api_token == self.admin_token:
-            problems.append("BROKER_API_TOKEN and BROKER_ADMIN_TOKEN are the same")
-        if "*" in self.cors_origins and not self.development:
-            problems.append("CORS_ALLOWED_ORIGINS may be * in development only")
-        if problems:
-            raise ValueError("; ".join(problems))
-        return self
+    @field_validator("admin_token")
+    @classmethod
+    def _tells_admins_from_tracks(cls, token: SecretStr, info: ValidationInfo) -> SecretStr:
+        if token == info.data.get("api_token"):
+            raise ValueError("is the same as BROKER_API_TOKEN")
+        return token
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _origins(cls, origins: list[str], info: ValidationInfo) -> list[str]:
+        if "*" in origins and _guarded_by(info):
+            raise ValueError("may be * in development only")
+        for origin in origins:
+            if not re.fullmatch(r"\*|https?://[^/\s]+", origin):
+                raise ValueError("holds what is no origin; one looks like https://labs.example.org")
+        return origins
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _proxies(cls, proxies: list[str], info: ValidationInfo) -> list[str]:
+        """Whom a caller's address is believed from: everybody would be nobody's limit."""
+        if "*" in proxies and _guarded_by(info):
+            raise ValueError("may be * in development only")
+        for proxy in proxies:
+            try:
+                _ = proxy == "*" or ip_network(proxy)
+            except ValueError:
+                raise ValueError("holds what is no address or network, such as 10.0.0.0/16") from None
+        return proxies
+
+    @field_validator("drain_notice_s")
+    @classmethod
+    def _leaves_time_to_drain(cls, notice_s: float, info: ValidationInfo) -> float:
+        if notice_s >= info.data.get("drain_timeout_s", float("inf")):
+            raise ValueError("leaves nothing of GRACEFUL_SHUTDOWN_TIMEOUT_SEC to finish requests in")
+        return notice_s
 
 
 class WorkerSettings(CoreSettings):
     """What the worker needs on top."""
 
-    provider_url: str = Field("", alias="CSP_BASE_URL", pattern=r"^https?://[^/]", validate_default=True)
+    provider_url: Annotated[str, Encrypted] = Field(
+        "", alias="CSP_BASE_URL", pattern=r"^https?://[^/]", validate_default=True
+    )
     provider_token: SecretStr = Field(SecretStr(""), alias="CSP_API_TOKEN", min_length=1, validate_default=True)
     host: str = Field("0.0.0.0", alias="WORKER_HOST")  # noqa: S104  the container's only interface
     port: int = Field(9090, alias="WORKER_PORT", ge=1, le=65535)
     grace_minutes: float = Field(30, alias="GRACE_PERIOD_MINUTES", ge=0, le=24 * 60)
-    sync_interval_s: Seconds = Field(600, alias="SYNC_INTERVAL_SEC")
-    sweep_interval_s: Seconds = Field(300, alias="CLEANUP_INTERVAL_SEC")
+    sync_interval_s: Seconds = Field(600, alias="SYNC_INTERVAL_SEC", le=WEEK_S)
+    sweep_interval_s: Seconds = Field(300, alias="CLEANUP_INTERVAL_SEC", le=WEEK_S)
     clean_poll_s: Seconds = Field(2, alias="CLEANUP_POLL_SEC", le=60)
-    expiry_interval_s: Seconds = Field(300, alias="AUTO_EXPIRY_INTERVAL_SEC")
-    purge_interval_s: Seconds = Field(3600, alias="STALE_PURGE_INTERVAL_SEC")
-    purge_after_hours: float = Field(24, alias="STALE_PURGE_AFTER_HOURS", gt=0)
-    gauges_interval_s: Seconds = Field(60, alias="GAUGES_INTERVAL_SEC")
+    expiry_interval_s: Seconds = Field(300, alias="AUTO_EXPIRY_INTERVAL_SEC", le=WEEK_S)
+    purge_interval_s: Seconds = Field(3600, alias="STALE_PURGE_INTERVAL_SEC", le=WEEK_S)
+    purge_after_hours: float = Field(24, alias="STALE_PURGE_AFTER_HOURS", gt=0, le=24 * 365)
+    gauges_interval_s: Seconds = Field(60, alias="GAUGES_INTERVAL_SEC", le=WEEK_S)
     clean_concurrency: int = Field(20, alias="CLEANUP_CONCURRENCY", ge=1, le=200)
     clean_max_attempts: int = Field(8, alias="CLEANUP_MAX_ATTEMPTS", ge=1, le=100)
-    retry_base_s: Seconds = Field(10, alias="CLEANUP_RETRY_BASE_SEC")
-    retry_cap_s: Seconds = Field(900, alias="CLEANUP_RETRY_CAP_SEC")
+    retry_base_s: Seconds = Field(10, alias="CLEANUP_RETRY_BASE_SEC", le=WEEK_S)
+    retry_cap_s: Seconds = Field(900, alias="CLEANUP_RETRY_CAP_SEC", le=WEEK_S)
     delete_timeout_s: Seconds = Field(60, alias="CSP_DELETE_TIMEOUT_SEC", le=600)
     read_timeout_s: Seconds = Field(10, alias="CSP_READ_TIMEOUT_SEC", le=600)
     page_size: int = Field(500, alias="CSP_PAGE_SIZE", ge=2, le=1000)
@@ -158,18 +206,22 @@ class WorkerSettings(CoreSettings):
     def grace_s(self) -> int:
         return round(self.grace_minutes * 60)
 
-    @model_validator(mode="after")
-    def _encrypted(self) -> Self:
-        if self.provider_url.startswith("http://") and not self.development:
-            raise ValueError("CSP_BASE_URL is plain http: set BROKER_ENV=development, or use https")
-        return self
+
+def _variables(settings: type[CoreSettings]) -> Iterator[tuple[str, str]]:
+    """Each field's name and the variable that sets it."""
+    for name, field in settings.model_fields.items():
+        if isinstance(field.validation_alias, AliasChoices):
+            yield name, str(field.validation_alias.choices[0])
+        elif field.alias is not None:
+            yield name, field.alias
 
 
 def problems_of(error: ValidationError) -> list[str]:
     """One line a problem, by variable name, without the rejected values: they may be secrets."""
+    # A variable that was not set is reported under its field's name, one that was under its own.
+    variables = dict(_variables(ApiSettings)) | dict(_variables(WorkerSettings))
     lines = []
     for entry in error.errors(include_input=False, include_url=False):
-        where = ".".join(str(part) for part in entry["loc"])
-        text = entry["msg"].removeprefix("Value error, ")
-        lines += [f"{where}: {text}"] if where else text.split("; ")
+        where = ".".join(variables.get(str(part), str(part)) for part in entry["loc"])
+        lines.append(f"{where}: {entry['msg'].removeprefix('Value error, ')}")
     return lines
