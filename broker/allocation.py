@@ -101,6 +101,7 @@ class Allocator:
         *,
         lease_s: int,
         max_per_holder: int,
+        deadline_s: float = DEADLINE_S,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._sandboxes = sandboxes
@@ -109,6 +110,7 @@ class Allocator:
         self._metrics = metrics
         self._lease_s = lease_s
         self._max_per_holder = max_per_holder
+        self._deadline_s = deadline_s
         self._clock = clock
         self._under_way: dict[tuple[str, Wish], asyncio.Task[tuple[Claim, bool]]] = {}
 
@@ -147,7 +149,7 @@ class Allocator:
 
     async def _attempt(self, tenant: str, wish: Wish, cause: Cause) -> tuple[Claim, bool]:
         try:
-            async with asyncio.timeout(DEADLINE_S):
+            async with asyncio.timeout(self._deadline_s):
                 if wish.key is not None and (held := await self._held_by_key(tenant, wish)):
                     return held, False
                 return await self._claim_one(tenant, wish, cause)

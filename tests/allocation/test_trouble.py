@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from broker.allocation import Allocator, Wish
 from broker.errors import AllocationInProgress, StoreThrottled, StoreUnavailable
 from broker.wiring import Broker
 from local.store_proxy import StoreProxy
@@ -203,3 +204,30 @@ async def test_a_release_and_an_expiry_at_once_end_it_once(core: Broker, proxy: 
     )
 
     assert await audit(core) == {"pending_deletion": 1}
+
+
+async def test_a_request_past_its_deadline_is_503_and_its_candidate_is_lent_again(
+    proxy: StoreProxy, table_name: str
+) -> None:
+    """The store hangs; the attempt is cut short in the middle of its transaction. Nothing stays lent."""
+    async with a_broker(proxy.url, table_name, STORE_TIMEOUT_SEC="20") as core:
+        await fill(core, 1)
+        hurried = Allocator(
+            core.sandboxes,
+            core.claims,
+            core.allocator._candidates,
+            core.metrics,
+            lease_s=3600,
+            max_per_holder=5,
+            deadline_s=0.5,
+        )
+
+        async def hang(_: dict[str, Any]) -> None:
+            await asyncio.sleep(1)
+
+        with proxy.before("TransactWriteItems", hang), pytest.raises(AllocationInProgress):
+            await hurried.allocate("acme", Wish(holder="student-1"), TEST_CAUSE)
+
+        again = await allocate(core, "student-1")
+
+    assert again.sandbox_id
