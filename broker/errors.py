@@ -148,6 +148,9 @@ class StoreUnavailable(BrokerError):
         )
         self.why = why
 
+    def __str__(self) -> str:
+        return f"{self.code}: {self.why}"
+
 
 class StoreThrottled(BrokerError):
     """The store refused the call for its rate; nothing was written."""

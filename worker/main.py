@@ -135,7 +135,7 @@ async def run(settings: WorkerSettings) -> int:
                 async with open_broker(settings, metrics=metrics) as broker:
                     await _work(settings, broker, schedule, stop)
             except (StoreUnavailable, StoreThrottled) as error:
-                log.warning("store not reachable yet, boot waits", extra={"code": error.code})
+                log.warning("store not reachable yet, boot waits", extra={"why": str(error)})
                 schedule.beat_at = time.monotonic()
                 await asyncio.sleep(RETRY_BOOT_S)
     except ForeignTable as error:

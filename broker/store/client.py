@@ -27,6 +27,17 @@ _THROTTLED: Final = frozenset(
 _DOWN: Final = frozenset(
     {"InternalServerError", "InternalFailure", "ServiceUnavailable", "TransactionInProgressException"}
 )
+_SHUT_OUT: Final = frozenset(
+    {
+        "AccessDeniedException",
+        "ExpiredTokenException",
+        "InvalidSignatureException",
+        "MissingAuthenticationTokenException",
+        "ResourceNotFoundException",
+        "UnrecognizedClientException",
+    }
+)
+"""The store answers, and not to us: for a caller that is an outage, which an operator can end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +194,7 @@ def _translated(error: ClientError) -> Exception:
         return WriteConflict(error.response.get("Item"))
     if code in _THROTTLED:
         return StoreThrottled()
-    if code in _DOWN or error.response["ResponseMetadata"].get("HTTPStatusCode", 400) >= 500:
+    if code in _DOWN | _SHUT_OUT or error.response["ResponseMetadata"].get("HTTPStatusCode", 400) >= 500:
         return StoreUnavailable(code)
     return error
 

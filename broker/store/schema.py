@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from botocore.exceptions import ClientError
 
-from broker.errors import ForeignTable, WriteConflict
+from broker.errors import ForeignTable, StoreUnavailable, WriteConflict
 from broker.store import table
 from broker.store.client import StoreClient
 from broker.store.table import SCHEMA, Table
@@ -50,6 +50,10 @@ async def claim_table(client: StoreClient, *, now: int) -> None:
         if meta is None:
             await _mark(client, now=now)
             return
+    except StoreUnavailable as error:
+        if error.why != "ResourceNotFoundException":
+            raise
+        raise ForeignTable(f"{name}: not found") from error
     except ClientError as error:
         raise ForeignTable(f"{name}: {error.response['Error'].get('Message')}") from error
     schema = meta.get("schema", {}).get("S")

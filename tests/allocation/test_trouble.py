@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
+import aioboto3
 import pytest
 
 from broker.allocation import Allocator, Wish
@@ -231,3 +232,16 @@ async def test_a_request_past_its_deadline_is_503_and_its_candidate_is_lent_agai
         again = await allocate(core, "student-1")
 
     assert again.sandbox_id
+
+
+async def test_a_table_that_is_gone_is_an_outage_and_no_crash(proxy: StoreProxy, table_name: str) -> None:
+    """Deleted, or the rights to it taken away: callers are told to come back, operators read why."""
+    async with a_broker(proxy.url, table_name) as core:
+        await fill(core, 1)
+        async with aioboto3.Session().client(
+            "dynamodb", region_name="us-east-1", endpoint_url=proxy.url
+        ) as dynamodb:
+            await dynamodb.delete_table(TableName=table_name)
+
+        with pytest.raises(StoreUnavailable, match="ResourceNotFoundException"):
+            await allocate(core, "student-1")
