@@ -5,7 +5,7 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 p
 	command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
 PIP_FLAGS := --quiet --disable-pip-version-check --require-hashes
-CODE := broker app worker simulator local tests
+CODE := broker app worker simulator local tests bench
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,6 +26,9 @@ format: .venv/dev ## format and mend what can be mended
 	$(BIN)/ruff format $(CODE)
 	$(BIN)/ruff check --fix $(CODE)
 
+bench: .venv/run .engine/ready ## what an allocation costs as the pool grows to 100,000
+	@$(BIN)/python -m bench.large_pool
+
 engine: .engine/ready ## install the local DynamoDB engine
 
 install: .venv/dev .engine/ready ## everything that run, test and check need
@@ -41,7 +44,7 @@ lock: .venv/dev ## pin the dependencies anew, with hashes; no index address is r
 clean: ## remove what make installed
 	rm -rf .venv .engine build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 
-.PHONY: help run test check format engine install lock clean python
+.PHONY: help run test bench check format engine install lock clean python
 
 python:
 	@test -n "$(PYTHON)" || { echo "make: Python 3.11 or newer is needed: install it, or say where with 'make PYTHON=/path/to/python3'." >&2; exit 1; }
