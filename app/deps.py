@@ -1,5 +1,6 @@
 """What routes ask for: the caller, the student, the wish, and the parts of this process."""
 
+import json
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -10,7 +11,7 @@ from app.inventory import Inventory
 from app.pool_gauges import PoolGauges
 from app.readiness import Readiness
 from broker.allocation import Wish
-from broker.errors import MissingSandboxId, NotReady
+from broker.errors import InvalidInput, MissingSandboxId, NotReady
 from broker.settings import ApiSettings
 from broker.store.events import Cause
 from broker.wiring import Broker
@@ -101,9 +102,23 @@ def cause_of(request: Request, credential: Credential, action: str) -> Cause:
 
 
 def note(request: Request, outcome: str, **facts: object) -> None:
-    """Facts for the request's one log line."""
+    """Facts for the request's one log line. What is noted before a call stands there also when it is refused."""
     request.scope["state"]["outcome"] = outcome
-    request.scope["state"]["facts"] = facts
+    request.scope["state"].setdefault("facts", {}).update(facts)
+
+
+async def json_or_nothing(request: Request) -> None:
+    """These routes take no body. One that is sent must at least be JSON: else it was meant for something else.
+
+    Raises:
+        InvalidInput: it is not.
+    """
+    if not (body := (await request.body()).strip()):
+        return
+    try:
+        json.loads(body)
+    except (ValueError, RecursionError):
+        raise InvalidInput("body", "is not valid JSON; this route needs none") from None
 
 
 TrackCaller = Annotated[Credential, Depends(require(Role.TRACK))]

@@ -33,6 +33,7 @@ class LruStorage(Storage):
     def __init__(self, uri: str | None = None, *, wrap_exceptions: bool = False, **options: str) -> None:
         super().__init__(uri, wrap_exceptions=wrap_exceptions, **options)
         self._counts: OrderedDict[str, tuple[int, float]] = OrderedDict()
+        self.max_keys = MAX_KEYS
 
     @property
     def base_exceptions(self) -> type[Exception]:
@@ -43,7 +44,7 @@ class LruStorage(Storage):
         count += amount
         self._counts[key] = (count, ends_at or time.time() + expiry)
         self._counts.move_to_end(key)
-        if len(self._counts) > MAX_KEYS:
+        if len(self._counts) > self.max_keys:
             self._counts.popitem(last=False)
         return count
 

@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import signal
-import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from types import FrameType
@@ -12,17 +11,17 @@ from typing import Final
 import uvicorn
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
-from pydantic import ValidationError
 from starlette.exceptions import HTTPException
-from starlette.middleware.cors import CORSMiddleware
 
 from app.auth import Authenticator, Credential, Role
+from app.cors import Cors
 from app.cursors import Cursors
 from app.deps import Parts
 from app.errors import on_broker_error, on_http_error, on_invalid_request
 from app.inventory import Inventory
 from app.limits import RateLimitMiddleware, RateLimits
 from app.middleware import AdminAlias, Crashes, InputLimits, RequestContext
+from app.openapi import DocumentedApi
 from app.pool_gauges import PoolGauges
 from app.protocol import BoundedProtocol
 from app.readiness import Readiness
@@ -31,20 +30,17 @@ from broker import logs
 from broker.errors import BrokerError, ForeignTable, StoreThrottled, StoreUnavailable
 from broker.loop_health import watch_loop
 from broker.metrics import Metrics
-from broker.settings import EXIT_CONFIG, ApiSettings, problems_of
+from broker.process import begin, port_is_free
+from broker.settings import EXIT_CONFIG, ApiSettings
 from broker.version import VERSION
-from broker.wiring import open_broker
+from broker.wiring import Broker, open_broker
 
 log = logging.getLogger("app")
 
 RETRY_BOOT_S: Final = 1.0
-CORS_ALLOW: Final = [
-    "Authorization", "Content-Type", "Idempotency-Key", "X-Track-ID", "X-Instruqt-Sandbox-ID",
-    "X-Instruqt-Track-ID", "X-Sandbox-Name-Prefix", "X-Request-ID",
-]  # fmt: skip
-CORS_EXPOSE: Final = [
-    "Retry-After", "X-Request-ID", "X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset",
-]  # fmt: skip
+KEEP_ALIVE_S: Final = 75
+"""Longer than a load balancer keeps its own side open (ALB: 60 s), or it would send into a closing connection."""
+EXIT_CRASH: Final = 1
 
 
 def create_app(settings: ApiSettings) -> FastAPI:
@@ -64,19 +60,21 @@ def create_app(settings: ApiSettings) -> FastAPI:
                     with suppress(asyncio.CancelledError):
                         await task
 
-    app = FastAPI(
+    app = DocumentedApi(
         title="Sandbox Broker",
         version=VERSION,
         description="Hands pre-created cloud sandboxes to workshop students: exactly one each, at once.",
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,  # behind a balancer it would name plain http, and the token would follow
         openapi_url="/v1/openapi.json" if settings.docs else None,
     )
     app.state.settings = settings
+    app.state.metrics = metrics
     app.state.readiness = Readiness()
     app.state.parts = None
-    app.state.failure = None
+    app.state.exit_code = 0
     _add_routes(app, settings)
     _add_middleware(app, settings, metrics)
     app.add_exception_handler(BrokerError, on_broker_error)
@@ -111,37 +109,22 @@ def _add_middleware(app: FastAPI, settings: ApiSettings, metrics: Metrics) -> No
     app.add_middleware(AdminAlias)
     app.add_middleware(InputLimits)
     app.add_middleware(Crashes)
-    app.add_middleware(
-        CORSMiddleware,
-        allow_origins=settings.cors_origins,
-        allow_methods=["GET", "POST"],
-        allow_headers=CORS_ALLOW,
-        expose_headers=CORS_EXPOSE,
-    )
+    app.add_middleware(Cors, origins=settings.cors_origins)
     app.add_middleware(RequestContext, metrics=metrics)
 
 
 async def _boot(app: FastAPI, settings: ApiSettings, metrics: Metrics, stack: AsyncExitStack) -> None:
-    """Open the store and build what stands on it. An outage is waited out; a foreign table ends the process."""
-    while True:
-        try:
-            broker = await stack.enter_async_context(
-                open_broker(
-                    settings,
-                    metrics=metrics,
-                    lease_s=settings.lease_s,
-                    max_per_holder=settings.max_per_holder,
-                )
-            )
-        except (StoreUnavailable, StoreThrottled) as error:
-            log.warning("store not reachable yet, boot waits", extra={"code": error.code})
-            await asyncio.sleep(RETRY_BOOT_S)
-        except ForeignTable as error:
-            app.state.failure = str(error)
-            signal.raise_signal(signal.SIGTERM)
-            return
-        else:
-            break
+    """Open the store and build what stands on it; what cannot get better by waiting ends the process."""
+    try:
+        broker = await _opened(settings, metrics, stack)
+    except ForeignTable as error:
+        log.error("this table is not the broker's", extra={"why": str(error)})  # noqa: TRY400
+        _give_up(app, EXIT_CONFIG)
+        return
+    except Exception:
+        log.exception("boot failed")
+        _give_up(app, EXIT_CRASH)
+        return
     cursors = Cursors(settings.admin_token.get_secret_value())
     app.state.parts = Parts(
         broker=broker,
@@ -152,8 +135,34 @@ async def _boot(app: FastAPI, settings: ApiSettings, metrics: Metrics, stack: As
     log.info("ready", extra={"version": VERSION, "tenant": settings.tenant})
 
 
+async def _opened(settings: ApiSettings, metrics: Metrics, stack: AsyncExitStack) -> Broker:
+    """The core over its store. An outage is waited out."""
+    while True:
+        try:
+            return await stack.enter_async_context(
+                open_broker(
+                    settings,
+                    metrics=metrics,
+                    lease_s=settings.lease_s,
+                    max_per_holder=settings.max_per_holder,
+                )
+            )
+        except (StoreUnavailable, StoreThrottled) as error:
+            log.warning("store not reachable yet, boot waits", extra={"why": str(error)})
+            await asyncio.sleep(RETRY_BOOT_S)
+
+
+def _give_up(app: FastAPI, exit_code: int) -> None:
+    """End the process through the server's own door, so that it closes what is open."""
+    app.state.exit_code = exit_code
+    signal.raise_signal(signal.SIGTERM)
+
+
 class DrainingServer(uvicorn.Server):
-    """On SIGTERM readiness turns first; the doors close after the notice. A second signal closes them at once."""
+    """On SIGTERM readiness turns first; the doors close after the notice. A second signal closes them at once.
+
+    A signal is not handed on to uvicorn, which would raise it again at the end: the exit code is ours.
+    """
 
     def __init__(self, config: uvicorn.Config, readiness: Readiness, *, notice_s: float) -> None:
         super().__init__(config)
@@ -163,7 +172,8 @@ class DrainingServer(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self._readiness.draining or self._readiness.booting or not self._notice_s:
             self._readiness.draining = True
-            super().handle_exit(sig, frame)
+            self.force_exit = self.should_exit and sig == signal.SIGINT
+            self.should_exit = True
             return
         self._readiness.draining = True
         log.info("draining", extra={"notice_s": self._notice_s})
@@ -172,12 +182,11 @@ class DrainingServer(uvicorn.Server):
 
 def main() -> int:
     """Run the API until a signal ends it; the exit code is the process's."""
-    try:
-        settings = ApiSettings()
-    except ValidationError as error:
-        for problem in problems_of(error):
-            sys.stderr.write(f"configuration: {problem}\n")
-        return EXIT_CONFIG
+    settings = begin(ApiSettings, module="app", what="The sandbox broker's HTTP API.")
+    if isinstance(settings, int):
+        return settings
+    if not port_is_free(settings.host, settings.port, variable="API_PORT"):
+        return EXIT_CRASH
     logs.configure("api", level=settings.log_level, secrets=settings.secrets())
     app = create_app(settings)
     config = uvicorn.Config(
@@ -191,10 +200,8 @@ def main() -> int:
         server_header=False,
         proxy_headers=bool(settings.trusted_proxies),
         forwarded_allow_ips=settings.trusted_proxies or None,
-        timeout_graceful_shutdown=round(settings.drain_timeout_s),
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=max(1, round(settings.drain_timeout_s - settings.drain_notice_s)),
     )
     DrainingServer(config, app.state.readiness, notice_s=settings.drain_notice_s).run()
-    if app.state.failure is not None:
-        log.error("this table is not the broker's", extra={"why": app.state.failure})
-        return EXIT_CONFIG
-    return 0
+    return int(app.state.exit_code)

@@ -1,5 +1,6 @@
 """What happens to every request around its route. Pure ASGI: no task a request, streams stay streams."""
 
+import asyncio
 import logging
 import re
 import secrets
@@ -20,6 +21,7 @@ MAX_HEADER_BYTES: Final = 16 * 1024
 MAX_PATH_CHARS: Final = 1024
 MAX_QUERY_BYTES: Final = 4096
 MAX_BODY_BYTES: Final = 64 * 1024
+BODY_S: Final = 10.0
 _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 _PATH: Final = re.compile(r"[\x21-\x7e]*")
 _QUIET: Final = frozenset({"/healthz", "/readyz", "/metrics"})
@@ -143,10 +145,6 @@ class AdminAlias:
         await self._app(scope, receive, send)
 
 
-class _BodyTooLarge(Exception):
-    pass
-
-
 class InputLimits:
     """Refuses what is too long or oddly spelled before anything reads it."""
 
@@ -157,31 +155,37 @@ class InputLimits:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        if refusal := _refusal(scope):
+        refusal = _refusal(scope)
+        if refusal is None and header(scope, b"transfer-encoding") is not None:
+            # Nothing says how long this body is, and most routes never read theirs: it is read first.
+            refusal, receive = await _read_first(receive)
+        if refusal is not None:
             scope["state"]["outcome"] = "refused_input"
             await refusal(scope, receive, send)
             return
-        size = 0
-        started = False
+        await self._app(scope, receive, send)
 
-        async def counted() -> Message:
-            nonlocal size
-            message = await receive()
-            size += len(message.get("body", b""))
-            if size > MAX_BODY_BYTES:
-                raise _BodyTooLarge
-            return message
 
-        async def watched(message: Message) -> None:
-            nonlocal started
-            started = True
-            await send(message)
+async def _read_first(receive: Receive) -> tuple[ASGIApp | None, Receive]:
+    """The refusal of a body that is too large or too slow, or a `receive` that gives it again."""
+    body = bytearray()
+    try:
+        async with asyncio.timeout(BODY_S):
+            more = True
+            while more and len(body) <= MAX_BODY_BYTES:
+                message = await receive()
+                body += message.get("body", b"")
+                more = message.get("more_body", False)
+    except TimeoutError:
+        return plain_error(408, f"The body took over {BODY_S:.0f} s.", {"Connection": "close"}), receive
+    if len(body) > MAX_BODY_BYTES:
+        return _too_large(), receive
+    whole: list[Message] = [{"type": "http.request", "body": bytes(body), "more_body": False}]
 
-        try:
-            await self._app(scope, counted, watched)
-        except _BodyTooLarge:
-            if not started:
-                await _too_large()(scope, receive, send)
+    async def again() -> Message:
+        return whole.pop() if whole else await receive()
+
+    return None, again
 
 
 def _refusal(scope: Scope) -> ASGIApp | None:
@@ -194,7 +198,7 @@ def _refusal(scope: Scope) -> ASGIApp | None:
     if problem := malformed(scope):
         return broker_error(InvalidInput(*problem))
     length = header(scope, b"content-length")
-    if length is not None and (not length.isdigit() or int(length) > MAX_BODY_BYTES):
+    if length is not None and (not length.isdigit() or len(length) > 9 or int(length) > MAX_BODY_BYTES):
         return _too_large()
     return None
 

@@ -2,8 +2,10 @@
 
 from typing import Any, Final
 
+from fastapi import FastAPI
+
 from app.errors import STATUS, body
-from app.schemas import ErrorOut
+from app.schemas import AllocationOut, ErrorOut
 from broker import errors
 from broker.errors import BrokerError
 
@@ -42,8 +44,11 @@ EXAMPLES: Final[tuple[BrokerError, ...]] = (
 )
 """One of every error, as a caller sees it."""
 
+PUBLIC: Final = (errors.InvalidInput, errors.RateLimited)
+"""What a route may answer that anybody may call."""
+
 COMMON: Final = (
-    errors.InvalidInput, errors.Unauthenticated, errors.RoleMissing, errors.RateLimited,
+    *PUBLIC, errors.Unauthenticated, errors.RoleMissing,
     errors.StoreThrottled, errors.StoreUnavailable, errors.NotReady,
 )  # fmt: skip
 """What any route behind a token may answer."""
@@ -60,26 +65,50 @@ _TEXTS: Final = {
 }
 
 
+_LIMITS: Final = {
+    408: "The body took too long.",
+    413: "The body is too large.",
+    414: "The path is too long.",
+    431: "The headers are too large.",
+    500: "A bug of ours.",
+}
+
+
 def answers(success: str, *raised: type[BrokerError], replay: str | None = None) -> dict[int | str, Any]:
-    """The `responses` of a route: its success with headers, and each error by status with examples."""
-    documented: dict[int | str, Any] = {}
-    for error in EXAMPLES:
-        if isinstance(error, (*COMMON, *raised)):
-            _add(documented, error)
-    for status, text in ((413, "The body is too large."), (414, "The path is too long."),
-                         (431, "The headers are too large."), (500, "A bug of ours.")):  # fmt: skip
-        documented[status] = {
-            "model": ErrorOut,
-            "description": text,
-            "headers": {"X-Request-ID": _REQUEST_ID},
-        }
+    """The `responses` of a route behind a token: its success with headers, and each error with examples."""
+    documented = _errors(*COMMON, *raised)
+    documented[500]["model"] = ErrorOut  # once is enough to have it among the document's schemas
     headers = {"X-Request-ID": _REQUEST_ID, **_RATE}
     if replay is not None:
         documented[201] = {"description": success, "headers": headers}
-        documented[200] = {"description": replay, "headers": headers}
+        documented[200] = {"model": AllocationOut, "description": replay, "headers": headers}
     else:
         documented[200] = {"description": success, "headers": headers}
     return documented
+
+
+def probe_answers(success: str, *, limited: bool = False) -> dict[int | str, Any]:
+    """The `responses` of a route for machines that anybody may call."""
+    documented = _errors(*(PUBLIC if limited else PUBLIC[:1]))
+    headers = {"X-Request-ID": _REQUEST_ID, **(_RATE if limited else {})}
+    documented[200] = {"description": success, "headers": headers}
+    return documented
+
+
+def _errors(*raised: type[BrokerError]) -> dict[int | str, Any]:
+    documented: dict[int | str, Any] = {}
+    for error in EXAMPLES:
+        if isinstance(error, raised):
+            _add(documented, error)
+    for status, text in _LIMITS.items():
+        headers = {"X-Request-ID": _REQUEST_ID}
+        documented[status] = {"description": text, "headers": headers, "content": _envelope()}
+    return documented
+
+
+def _envelope(**more: Any) -> dict[str, Any]:
+    """JSON whatever the route's own media type is, which a `model` would be given."""
+    return {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorOut"}, **more}}
 
 
 def _add(documented: dict[int | str, Any], error: BrokerError) -> None:
@@ -87,10 +116,9 @@ def _add(documented: dict[int | str, Any], error: BrokerError) -> None:
     entry = documented.setdefault(
         status,
         {
-            "model": ErrorOut,
             "description": _TEXTS[status],
             "headers": {"X-Request-ID": _REQUEST_ID, **_RATE},
-            "content": {"application/json": {"examples": {}}},
+            "content": _envelope(examples={}),
         },
     )
     if error.retry_after_s is not None:
@@ -98,3 +126,17 @@ def _add(documented: dict[int | str, Any], error: BrokerError) -> None:
     example = body(error.code, error.message, retry_after_s=error.retry_after_s, details=error.details)
     example["error"]["request_id"] = "4f1c0a9be2d77a31"
     entry["content"]["application/json"]["examples"][error.code] = {"value": example}
+
+
+class DocumentedApi(FastAPI):
+    """FastAPI, without the 422 that it documents by itself: what it refuses is answered as 400."""
+
+    def openapi(self) -> dict[str, Any]:
+        if self.openapi_schema is None:
+            document = super().openapi()
+            for path in document["paths"].values():
+                for operation in path.values():
+                    operation["responses"].pop("422", None)
+            for name in ("HTTPValidationError", "ValidationError"):
+                document["components"]["schemas"].pop(name, None)
+        return super().openapi()

@@ -74,7 +74,7 @@ class PoolGauges:
             snapshot = await self._store.read(self._tenant)
         except BrokerError as error:
             self._refreshes.labels("failed").inc()
-            log.warning("pool gauges are stale: the store did not answer", extra={"code": error.code})
+            log.warning("pool gauges are stale: the store did not answer", extra={"why": str(error)})
             return
         self._refreshes.labels("read").inc()
         if snapshot is None:

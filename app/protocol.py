@@ -15,15 +15,23 @@ class BoundedProtocol(HttpToolsProtocol):
     """Closes a connection whose head never ends: the parser itself would keep all of it in memory."""
 
     _head_bytes = 0
-    _in_head = True
+    _in_head = False
+    _ended_one = False
 
     def data_received(self, data: bytes) -> None:
+        self._ended_one = False
         super().data_received(data)
-        if not self._in_head or self.transport.is_closing():
+        # A chunk that ends one request and begins the next says little of the next one's head: let it pass.
+        if not self._in_head or self._ended_one or self.transport.is_closing():
             return
         self._head_bytes += len(data)
         if self._head_bytes > MAX_HEAD_BYTES:
             self._refuse(431, "The request line and headers are too large.")
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._in_head = True
+        self._head_bytes = 0
 
     def on_headers_complete(self) -> None:
         self._in_head = False
@@ -31,8 +39,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         super().on_message_complete()
-        self._in_head = True
-        self._head_bytes = 0
+        self._ended_one = True
 
     def send_400_response(self, msg: str) -> None:
         self._refuse(400, msg)

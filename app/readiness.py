@@ -1,6 +1,7 @@
 """Whether this process should get traffic. Trouble of the store is not a reason to replace it."""
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable
 from typing import Any, Final
@@ -8,6 +9,8 @@ from typing import Any, Final
 from broker.errors import BrokerError
 from broker.store.client import StoreClient
 from broker.store.table import meta_key
+
+log = logging.getLogger("app")
 
 CHECK_S: Final = 5.0
 WAIT_S: Final = 1.0
@@ -55,6 +58,8 @@ class Readiness:
         try:
             await self._client.get(meta_key(), consistent=False)
         except BrokerError as error:
-            self._store = error.code.lower()
+            if self._store != (now := error.code.lower()):  # once a trouble, not once a probe
+                log.warning("store in trouble", extra={"why": str(error)})
+            self._store = now
         else:
             self._store = "ok"

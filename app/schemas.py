@@ -1,6 +1,6 @@
 """The bodies of answers. Their names are public API: clients in the field rely on them."""
 
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -108,6 +108,25 @@ class StatsOut(BaseModel):
     @classmethod
     def of(cls, counts: dict[State, int]) -> Self:
         return cls(total=sum(counts.values()), **{state.value: count for state, count in counts.items()})
+
+
+class AliveOut(BaseModel):
+    status: Literal["ok"]
+
+
+class ReadyOut(BaseModel):
+    """`degraded`: it serves, and its store is in trouble; `details` say which."""
+
+    status: Literal["booting", "ready", "degraded", "draining"]
+    details: dict[str, str] | None = None
+
+
+class MetaOut(BaseModel):
+    """What runs here. Secrets are left out of `configuration`."""
+
+    service: str
+    version: str
+    configuration: dict[str, Any]
 
 
 class ErrorBody(BaseModel):

@@ -18,16 +18,18 @@ from pydantic import (
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 MIN_TOKEN_CHARS = 20
-_EXAMPLE = re.compile(r"change.?me|example|placeholder|your.?token|^(.)\1+$|password|12345", re.IGNORECASE)
+_EXAMPLE = re.compile(
+    r"change.?me|example|placeholder|your.?(api.?|admin.?)?token|password|^(.)\2+$|^[0-9]+$", re.IGNORECASE
+)
 
 EXIT_CONFIG = 78
 """EX_CONFIG of sysexits.h: the configuration is wrong, a restart will not help."""
 
-Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Seconds = Annotated[float, Field(gt=0)]
 WEEK_S = 7 * 24 * 3600
 
 RATE_LIMIT = r"^[1-9]\d{0,8} ?(/| per ) ?([1-9]\d{0,5} ?)?(second|minute|hour|day)s?$"
-"""Such as 60/minute or 5000/10 seconds."""
+RATE_FORM = "a number of requests and a time, such as 60/minute or 5000/10 seconds"
 
 
 def weak_token(token: SecretStr) -> str | None:
@@ -38,7 +40,7 @@ def weak_token(token: SecretStr) -> str | None:
     if len(text) < MIN_TOKEN_CHARS:
         return f"is shorter than {MIN_TOKEN_CHARS} characters"
     if _EXAMPLE.search(text):
-        return "looks like an example value"
+        return "looks like an example value (a word such as changeme or password, one character, digits only)"
     if not re.fullmatch(r"[\x21-\x7e]+", text):
         return "holds characters that a header cannot carry"
     return None
@@ -81,19 +83,51 @@ class CoreSettings(BaseSettings):
 
     model_config = SettingsConfigDict(extra="ignore", populate_by_name=True, frozen=True)
 
-    environment: str = Field("production", alias="BROKER_ENV", pattern="^(production|development)$")
-    tenant: str = Field("default", alias="BROKER_TENANT", pattern=r"^[A-Za-z0-9._:-]{1,64}$")
-    table_name: str = Field("sandbox-broker", alias="DDB_TABLE_NAME", pattern=r"^[A-Za-z0-9._-]{3,255}$")
-    status_index: str = Field("StatusIndex", alias="DDB_GSI1_NAME", pattern=r"^[A-Za-z0-9._-]{3,255}$")
-    track_index: str = Field("TrackIndex", alias="DDB_GSI2_NAME", pattern=r"^[A-Za-z0-9._-]{3,255}$")
-    endpoint_url: Annotated[str | None, Encrypted] = Field(None, alias="DDB_ENDPOINT_URL", pattern=r"^https?://")
+    environment: str = Field(
+        "production",
+        alias="BROKER_ENV",
+        description="production or development",
+        pattern="^(production|development)$",
+    )
+    tenant: str = Field(
+        "default",
+        alias="BROKER_TENANT",
+        description="1 to 64 of A-Z a-z 0-9 . _ : -",
+        pattern=r"^[A-Za-z0-9._:-]{1,64}$",
+    )
+    table_name: str = Field(
+        "sandbox-broker",
+        alias="DDB_TABLE_NAME",
+        description="3 to 255 of A-Z a-z 0-9 . _ -",
+        pattern=r"^[A-Za-z0-9._-]{3,255}$",
+    )
+    status_index: str = Field(
+        "StatusIndex",
+        alias="DDB_GSI1_NAME",
+        description="3 to 255 of A-Z a-z 0-9 . _ -",
+        pattern=r"^[A-Za-z0-9._-]{3,255}$",
+    )
+    track_index: str = Field(
+        "TrackIndex",
+        alias="DDB_GSI2_NAME",
+        description="3 to 255 of A-Z a-z 0-9 . _ -",
+        pattern=r"^[A-Za-z0-9._-]{3,255}$",
+    )
+    endpoint_url: Annotated[str | None, Encrypted] = Field(
+        None, alias="DDB_ENDPOINT_URL", description="a URL such as https://host", pattern=r"^https?://"
+    )
     region: str = Field(
         "us-east-1", validation_alias=AliasChoices("AWS_REGION", "AWS_DEFAULT_REGION"), min_length=3
     )
     shards: int = Field(4, alias="DDB_SHARDS", ge=1, le=64)
     store_timeout_s: Seconds = Field(3, alias="STORE_TIMEOUT_SEC", le=30)
     store_connections: int = Field(64, alias="STORE_CONNECTIONS", ge=1, le=1000)
-    log_level: str = Field("INFO", alias="LOG_LEVEL", pattern="^(DEBUG|INFO|WARNING|ERROR)$")
+    log_level: str = Field(
+        "INFO",
+        alias="LOG_LEVEL",
+        description="DEBUG, INFO, WARNING or ERROR",
+        pattern="^(DEBUG|INFO|WARNING|ERROR)$",
+    )
     drain_timeout_s: Seconds = Field(30, alias="GRACEFUL_SHUTDOWN_TIMEOUT_SEC", le=600)
 
     @property
@@ -122,10 +156,16 @@ class ApiSettings(CoreSettings):
     max_per_holder: int = Field(5, alias="MAX_PER_HOLDER", ge=1, le=100)
     cors_origins: Annotated[list[str], NoDecode] = Field([], alias="CORS_ALLOWED_ORIGINS")
     trusted_proxies: Annotated[list[str], NoDecode] = Field([], alias="TRUSTED_PROXIES")
-    limit_per_student: str = Field("60/minute", alias="RATE_LIMIT_PER_STUDENT", pattern=RATE_LIMIT)
-    limit_per_credential: str = Field("5000/10 seconds", alias="RATE_LIMIT_PER_CREDENTIAL", pattern=RATE_LIMIT)
-    limit_per_address: str = Field("60/minute", alias="RATE_LIMIT_PER_ADDRESS", pattern=RATE_LIMIT)
-    drain_notice_s: float = Field(5, alias="DRAIN_NOTICE_SEC", ge=0, le=60, validate_default=True)
+    limit_per_student: str = Field(
+        "60/minute", alias="RATE_LIMIT_PER_STUDENT", description=RATE_FORM, pattern=RATE_LIMIT
+    )
+    limit_per_credential: str = Field(
+        "5000/10 seconds", alias="RATE_LIMIT_PER_CREDENTIAL", description=RATE_FORM, pattern=RATE_LIMIT
+    )
+    limit_per_address: str = Field(
+        "60/minute", alias="RATE_LIMIT_PER_ADDRESS", description=RATE_FORM, pattern=RATE_LIMIT
+    )
+    drain_notice_s: float = Field(5, alias="DRAIN_NOTICE_SEC", ge=0, le=60)
     docs: bool = Field(True, alias="DOCS_ENABLED")
     meta: bool = Field(True, alias="META_ENABLED")
 
@@ -181,7 +221,11 @@ class WorkerSettings(CoreSettings):
     """What the worker needs on top."""
 
     provider_url: Annotated[str, Encrypted] = Field(
-        "", alias="CSP_BASE_URL", pattern=r"^https?://[^/]", validate_default=True
+        "",
+        alias="CSP_BASE_URL",
+        description="a URL such as https://host",
+        pattern=r"^https?://[^/]",
+        validate_default=True,
     )
     provider_token: SecretStr = Field(SecretStr(""), alias="CSP_API_TOKEN", min_length=1, validate_default=True)
     host: str = Field("0.0.0.0", alias="WORKER_HOST")  # noqa: S104  the container's only interface
@@ -220,8 +264,31 @@ def problems_of(error: ValidationError) -> list[str]:
     """One line a problem, by variable name, without the rejected values: they may be secrets."""
     # A variable that was not set is reported under its field's name, one that was under its own.
     variables = dict(_variables(ApiSettings)) | dict(_variables(WorkerSettings))
+    forms = _forms(ApiSettings) | _forms(WorkerSettings)
     lines = []
-    for entry in error.errors(include_input=False, include_url=False):
+    for entry in error.errors(include_url=False):
         where = ".".join(variables.get(str(part), str(part)) for part in entry["loc"])
-        lines.append(f"{where}: {entry['msg'].removeprefix('Value error, ')}")
+        lines.append(f"{where}: {_sentence(entry, forms.get(where, ''))}")
     return lines
+
+
+def _forms(settings: type[CoreSettings]) -> dict[str, str]:
+    """What each variable looks like, where a pattern says so."""
+    variables = dict(_variables(settings))
+    return {variables[n]: f.description for n, f in settings.model_fields.items() if f.description}
+
+
+def _sentence(entry: Any, form: str) -> str:
+    match entry["type"]:
+        case "string_pattern_mismatch" | "too_short" if not entry["input"]:
+            return "is missing"
+        case "string_pattern_mismatch":
+            return f"must be {form}"
+        case "too_short":
+            return "is missing"
+        case "int_parsing" | "float_parsing" | "int_from_float":
+            return "must be a number"
+    text: str = entry["msg"].removeprefix("Value error, ")
+    return (
+        text.replace("Input should be", "must be").replace("Value should", "must").replace("String should", "must")
+    )

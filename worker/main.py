@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import signal
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -11,13 +10,13 @@ from typing import Final
 
 import httpx
 import uvloop
-from pydantic import ValidationError
 
 from broker import logs
 from broker.errors import ForeignTable, StoreThrottled, StoreUnavailable
 from broker.loop_health import watch_loop
 from broker.metrics import Metrics
-from broker.settings import EXIT_CONFIG, WorkerSettings, problems_of
+from broker.process import begin, port_is_free
+from broker.settings import EXIT_CONFIG, WorkerSettings
 from broker.version import VERSION
 from broker.wiring import Broker, open_broker
 from worker.health import health_app, health_server
@@ -173,12 +172,11 @@ async def _drain(settings: WorkerSettings, worker: Worker, schedule: Schedule) -
 
 def main() -> int:
     """Run the worker; the exit code is the process's."""
-    try:
-        settings = WorkerSettings()
-    except ValidationError as error:
-        for problem in problems_of(error):
-            sys.stderr.write(f"configuration: {problem}\n")
-        return EXIT_CONFIG
+    settings = begin(WorkerSettings, module="worker", what="The sandbox broker's worker.")
+    if isinstance(settings, int):
+        return settings
+    if not port_is_free(settings.host, settings.port, variable="WORKER_PORT"):
+        return 1
     logs.configure("worker", level=settings.log_level, secrets=settings.secrets())
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(run(settings))

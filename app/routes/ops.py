@@ -1,15 +1,17 @@
 """What machines ask: alive, ready, numbers, version."""
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
 import fastapi_offline
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Depends, HTTPException, Request, Response
 from fastapi.responses import FileResponse, HTMLResponse, PlainTextResponse
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from app.deps import Settings, readiness_of
-from broker.errors import NotReady
+from app.openapi import probe_answers
+from app.readiness import Readiness
+from app.schemas import AliveOut, MetaOut, ReadyOut
 from broker.version import VERSION
 
 router = APIRouter(tags=["operations"])
@@ -33,32 +35,52 @@ _START = """SwaggerUIBundle({url: "openapi.json", dom_id: "#swagger-ui", deepLin
 """
 
 
-@router.get("/healthz", summary="Alive: asks nobody else.")
-async def healthz() -> dict[str, str]:
-    return {"status": "ok"}
+@router.get(
+    "/healthz",
+    summary="Alive: asks nobody else.",
+    response_model=AliveOut,
+    responses=probe_answers("The process serves."),
+)
+async def healthz() -> AliveOut:
+    return AliveOut(status="ok")
 
 
-@router.get("/readyz", summary="503 while booting or draining; trouble of the store is 200 `degraded`.")
-async def readyz(request: Request, response: Response) -> dict[str, Any]:
-    response.status_code, report = await readiness_of(request).report()
-    return report
+@router.get(
+    "/readyz",
+    summary="503 while booting or draining; trouble of the store is 200 `degraded`.",
+    response_model=ReadyOut,
+    response_model_exclude_none=True,
+    responses=probe_answers("Send traffic here.")
+    | {503: {"model": ReadyOut, "description": "Booting or draining: send traffic elsewhere."}},
+)
+async def readyz(readiness: Annotated[Readiness, Depends(readiness_of)], response: Response) -> ReadyOut:
+    response.status_code, report = await readiness.report()
+    return ReadyOut(**report)
 
 
-@router.get("/metrics", summary="Prometheus metrics.", response_class=PlainTextResponse)
+@router.get(
+    "/metrics",
+    summary="Prometheus metrics.",
+    response_class=PlainTextResponse,
+    responses=probe_answers("The numbers of this process, and the pool's as the worker last counted them."),
+)
 async def metrics(request: Request) -> Response:
-    parts = request.app.state.parts
-    if parts is None:
-        raise NotReady("booting")
-    await parts.gauges.refresh()
-    return Response(generate_latest(parts.broker.metrics.registry), media_type=CONTENT_TYPE_LATEST)
+    if (parts := request.app.state.parts) is not None:
+        await parts.gauges.refresh()
+    return Response(generate_latest(request.app.state.metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
 
 meta = APIRouter(tags=["operations"])
 
 
-@meta.get("/v1/meta", summary="Version and effective configuration, secrets left out.")
-async def show_meta(settings: Settings) -> dict[str, Any]:
-    return {"service": "sandbox-broker", "version": VERSION, "configuration": settings.effective()}
+@meta.get(
+    "/v1/meta",
+    summary="Version and effective configuration, secrets left out.",
+    response_model=MetaOut,
+    responses=probe_answers("What runs here.", limited=True),
+)
+async def show_meta(settings: Settings) -> MetaOut:
+    return MetaOut(service="sandbox-broker", version=VERSION, configuration=settings.effective())
 
 
 docs = APIRouter(include_in_schema=False)
@@ -77,5 +99,5 @@ async def docs_start() -> Response:
 @docs.get("/v1/docs/{name}")
 async def docs_asset(name: str) -> Response:
     if name not in _FILES:
-        return Response(status_code=404)
+        raise HTTPException(404)
     return FileResponse(_ASSETS / name, media_type=_FILES[name], headers=_DAY)

@@ -1,13 +1,13 @@
 """What track scripts call."""
 
-from fastapi import APIRouter, Request, Response, status
+from fastapi import APIRouter, Depends, Request, Response, status
 
-from app.deps import Core, Holder, SandboxId, TrackCaller, WishIn, cause_of, note
+from app.deps import Core, Holder, SandboxId, TrackCaller, WishIn, cause_of, json_or_nothing, note
 from app.openapi import answers
 from app.schemas import AllocationOut, ReleaseOut, SandboxOut
 from broker import errors
 
-router = APIRouter(prefix="/v1", tags=["sandboxes"])
+router = APIRouter(prefix="/v1", tags=["sandboxes"], dependencies=[Depends(json_or_nothing)])
 
 
 @router.post(
@@ -29,12 +29,12 @@ async def allocate(
     request: Request, response: Response, caller: TrackCaller, wish: WishIn, core: Core
 ) -> AllocationOut:
     """Allocate a sandbox. A repeat for the same student repeats the answer, with 200."""
+    note(request, "allocate", holder=wish.holder, track=wish.track)
     cause = cause_of(request, caller, "allocate")
     allocation = await core.broker.allocator.allocate(caller.tenant, wish, cause)
     if not allocation.created:
         response.status_code = status.HTTP_200_OK
-    outcome = "allocated" if allocation.created else "replayed"
-    note(request, outcome, sandbox_id=allocation.sandbox_id, holder=wish.holder, track=wish.track)
+    note(request, "allocated" if allocation.created else "replayed", sandbox_id=allocation.sandbox_id)
     return AllocationOut.of(allocation)
 
 
@@ -52,8 +52,8 @@ async def view(
     request: Request, caller: TrackCaller, sandbox_id: SandboxId, holder: Holder, core: Core
 ) -> SandboxOut:
     """Look at a sandbox that this student holds, or held last."""
+    note(request, "viewed", sandbox_id=sandbox_id, holder=holder)
     sandbox = await core.broker.lifecycle.view(caller.tenant, sandbox_id, holder=holder)
-    note(request, "viewed", sandbox_id=sandbox_id)
     return SandboxOut.of(sandbox)
 
 
@@ -72,7 +72,7 @@ async def release(
     request: Request, caller: TrackCaller, sandbox_id: SandboxId, holder: Holder, core: Core
 ) -> ReleaseOut:
     """Release a sandbox: it is deleted at the provider, and the student may allocate anew."""
+    note(request, "released", sandbox_id=sandbox_id, holder=holder)
     cause = cause_of(request, caller, "release")
     released = await core.broker.lifecycle.release(caller.tenant, sandbox_id, holder=holder, cause=cause)
-    note(request, "released", sandbox_id=sandbox_id, holder=holder)
     return ReleaseOut.of(released)

@@ -1,0 +1,295 @@
+#!/usr/bin/env bash
+# Instruqt track setup: gets this student's sandbox from the sandbox broker. Copy it as it is; see --help.
+set -euo pipefail
+ME=setup-sandbox
+
+usage() {
+  cat <<'END'
+setup-sandbox.sh: gets this student's cloud sandbox from the sandbox broker. Needs bash and curl.
+Running it again gives the same sandbox, until cleanup-sandbox.sh releases it or its time is over.
+
+Set by the track (as secrets or variables):
+  BROKER_URL             the broker's address, https://...                              required
+  BROKER_API_TOKEN       the broker's token for tracks; it is never printed             required
+  SANDBOX_NAME_PREFIX    take only a sandbox whose name begins so
+  SANDBOX_HOLDER         who the student is                                             [_SANDBOX_ID of Instruqt,
+                                                                                         else INSTRUQT_PARTICIPANT_ID]
+  INSTRUQT_TRACK_SLUG    the lab, for the broker's operators; Instruqt sets it
+  SANDBOX_ENV_FILE       where the result goes                                          [/root/.sandbox-broker.env]
+
+How long it tries:
+  BROKER_TOTAL_SEC             all in all, in seconds                                   [300]
+  BROKER_ATTEMPTS              answers of 429 or 5xx, and none at all, until it gives up  [10]
+  BROKER_EMPTY_ATTEMPTS        answers that no sandbox is available (1: do not wait)    [6]
+  BROKER_EMPTY_SEC             seconds to wait for one that becomes available           [120]
+  BROKER_CONNECT_TIMEOUT_SEC   of one request                                           [5]
+  BROKER_REQUEST_TIMEOUT_SEC   of one request                                           [30]
+  BROKER_BACKOFF_MS            the first wait where the broker names none; it doubles   [1000]
+  BROKER_BACKOFF_CAP_MS        the longest such wait                                    [20000]
+  BROKER_ALLOW_HTTP            1: send the token over plain http to another machine     [no]
+
+Result: SANDBOX_ID, SANDBOX_NAME, SANDBOX_EXTERNAL_ID, SANDBOX_EXPIRES_AT (Unix seconds) and SANDBOX_HOLDER in the
+file, which a shell can source, and as Instruqt variables where its `agent` command exists.
+
+Ends with 0 (the sandbox is there), 1 (the broker refused), 64 (unknown argument), 75 (gave up; running it again may
+help), 78 (a setting is missing or wrong). On failure standard error has one line that says why.
+END
+}
+
+# --- the same in setup-sandbox.sh and cleanup-sandbox.sh: each is one file that can be copied ----------------
+EXIT_REFUSED=1 EXIT_USAGE=64 EXIT_GAVE_UP=75 EXIT_CONFIG=78
+ID='^[A-Za-z0-9._:-]{1,128}$'
+LC_ALL=C # bytes are bytes, whatever the host's locale
+umask 077
+SECONDS=0
+
+say() { printf '%s: %s\n' "$ME" "$*"; }
+
+die() { # EXIT_CODE MESSAGE
+  printf '%s: %s\n' "$ME" "$2" >&2
+  exit "$1"
+}
+
+number() { # NAME DEFAULT LOWEST: the variable, or its default, as a number
+  local given=${!1:-$2}
+  if [[ ! $given =~ ^[0-9]{1,6}$ ]] || ((10#$given < $3)); then
+    die "$EXIT_CONFIG" "$1 must be a whole number from $3 to 999999, not '$given'"
+  fi
+  printf -v "$1" '%d' "$((10#$given))"
+}
+
+must_be_id() { # NAME VALUE
+  [[ $2 =~ $ID ]] ||
+    die "$EXIT_CONFIG" "$1 may hold 1 to 128 of the characters A-Z a-z 0-9 . _ : -, not '${2//[[:cntrl:]]/ }'"
+}
+
+read_settings() {
+  number BROKER_ATTEMPTS 10 1
+  number BROKER_TOTAL_SEC 300 1
+  number BROKER_EMPTY_ATTEMPTS 6 1
+  number BROKER_EMPTY_SEC 120 0
+  number BROKER_CONNECT_TIMEOUT_SEC 5 1
+  number BROKER_REQUEST_TIMEOUT_SEC 30 1
+  number BROKER_BACKOFF_MS 1000 1
+  number BROKER_BACKOFF_CAP_MS 20000 1
+  BROKER_URL=${BROKER_URL:-}
+  while [[ $BROKER_URL == */ ]]; do BROKER_URL=${BROKER_URL%/}; done
+  [[ $BROKER_URL =~ ^https?://[^[:space:]/@][^[:space:]@]*$ ]] ||
+    die "$EXIT_CONFIG" "BROKER_URL must be the broker's address, such as https://broker.example.com"
+  local safe='^(https://|http://(localhost|127\.0\.0\.1|\[::1\])(:[0-9]+)?(/|$))'
+  [[ $BROKER_URL =~ $safe || ${BROKER_ALLOW_HTTP:-} == 1 ]] ||
+    die "$EXIT_CONFIG" "BROKER_URL is plain http, which shows the token to the network: use https"
+  [[ -n ${BROKER_API_TOKEN:+set} ]] || die "$EXIT_CONFIG" "BROKER_API_TOKEN is not set: make it a secret of the track"
+  command -v curl >/dev/null || die "$EXIT_CONFIG" "curl is not installed on this host"
+  JQ=$(command -v jq || true)
+  CALLS=0 RUN_ID=$ME-$(date +%s)-$RANDOM$RANDOM
+  WORK=$(mktemp -d) || die "$EXIT_CONFIG" "no temporary directory can be made"
+  trap 'rm -rf "$WORK"' EXIT
+}
+
+authorization() ( # for curl's standard input: in its arguments `ps` would show the token, and here `bash -x` would
+  { set +x; } 2>/dev/null
+  token=$(printf '%s' "$BROKER_API_TOKEN" | tr -d '[:space:]' | sed 's/[\\"]/\\&/g')
+  printf 'header = "Authorization: Bearer %s"\n' "$token"
+)
+
+unescape() { # JSON's escapes, but for characters beyond U+FFFF, which the broker sends as they are
+  local rest=$1 out='' code char
+  while [[ $rest == *\\* ]]; do
+    out+=${rest%%\\*}
+    rest=${rest#*\\}
+    case $rest in
+      n*) out+=$'\n' ;;
+      t*) out+=$'\t' ;;
+      r*) out+=$'\r' ;;
+      b*) out+=$'\b' ;;
+      f*) out+=$'\f' ;;
+      u[0-9a-fA-F][0-9a-fA-F][0-9a-fA-F][0-9a-fA-F]*)
+        code=$((16#${rest:1:4}))
+        if ((code < 0x80)); then
+          printf -v char '\\x%02x' "$code"
+        elif ((code < 0x800)); then
+          printf -v char '\\x%02x\\x%02x' $((0xC0 | code >> 6)) $((0x80 | code & 0x3F))
+        else
+          printf -v char '\\x%02x\\x%02x\\x%02x' \
+            $((0xE0 | code >> 12)) $((0x80 | code >> 6 & 0x3F)) $((0x80 | code & 0x3F))
+        fi
+        printf -v char '%b' "$char"
+        out+=$char
+        rest=${rest:4}
+        ;;
+      *) out+=${rest:0:1} ;;
+    esac
+    rest=${rest:1}
+  done
+  printf '%s' "$out$rest"
+}
+
+field() { # NAME: the answer's value of that name, or its error's; nothing where there is none
+  # shellcheck disable=SC2016  # jq's own variable
+  local value pattern wanted='first((., .error?) | objects | .[$name] | strings, numbers)'
+  if [[ -n $JQ ]] && value=$(jq -r --arg name "$1" "$wanted" "$WORK/body" 2>/dev/null); then
+    printf '%s' "$value"
+    return
+  fi
+  pattern="\"$1\"[[:space:]]*:[[:space:]]*(\"(([^\"\\]|\\\\.)*)\"|-?[0-9]+)"
+  if [[ $(head -c 65536 "$WORK/body" | tr -d '\000') =~ $pattern ]]; then
+    if [[ ${BASH_REMATCH[1]} == \"* ]]; then unescape "${BASH_REMATCH[2]}"; else printf '%s' "${BASH_REMATCH[1]}"; fi
+  fi
+}
+
+call() { # PATH HEADER...: one POST; sets STATUS (000: no answer), RETRY_AFTER, REQUEST_ID and CURL_EXIT
+  local left=$((BROKER_TOTAL_SEC - SECONDS)) limit=$BROKER_REQUEST_TIMEOUT_SEC line header headers=()
+  ((left >= limit)) || limit=$((left > 1 ? left : 1))
+  for header in "${@:2}"; do headers+=(--header "$header"); done
+  CALLS=$((CALLS + 1))
+  REQUEST_ID=$RUN_ID.$CALLS RETRY_AFTER='' CURL_EXIT=0
+  : >"$WORK/body"
+  : >"$WORK/headers"
+  STATUS=$(authorization | curl --disable --config - --silent --show-error --globoff --proto '=http,https' \
+    --connect-timeout "$BROKER_CONNECT_TIMEOUT_SEC" --max-time "$limit" \
+    --data '' --header 'Content-Type:' --header "X-Request-ID: $REQUEST_ID" "${headers[@]}" \
+    --output "$WORK/body" --dump-header "$WORK/headers" --write-out '%{http_code}' \
+    "$BROKER_URL$1" 2>"$WORK/error") || CURL_EXIT=$?
+  ((CURL_EXIT == 0)) || STATUS=000 # also where an answer began and broke off
+  while IFS= read -r line || [[ -n $line ]]; do
+    line=${line%$'\r'}
+    case ${line,,} in
+      http/*) RETRY_AFTER='' ;; # a further answer, after a proxy's
+      retry-after:*)
+        [[ ! ${line#*:} =~ ^[[:space:]]*([0-9]+)[[:space:]]*$ ]] || RETRY_AFTER=${BASH_REMATCH[1]}
+        ((${#RETRY_AFTER} <= 6)) || RETRY_AFTER=999999
+        ;;
+      x-request-id:*) [[ ! ${line#*:} =~ ^[[:space:]]*([A-Za-z0-9._:-]+)$ ]] || REQUEST_ID=${BASH_REMATCH[1]} ;;
+    esac
+  done <"$WORK/headers"
+}
+
+judge() { # sets VERDICT: ok, again (passing trouble), empty (no sandbox now) or refused; CODE; and WHY, for a person
+  local message
+  VERDICT=refused CODE=NO_ANSWER
+  if [[ $STATUS == 000 ]]; then
+    case $CURL_EXIT in
+      5 | 6 | 7 | 16 | 18 | 28 | 35 | 52 | 55 | 56 | 92 | 95 | 96) VERDICT=again ;; # network, not settings
+    esac
+    message=$(head -n 1 "$WORK/error")
+    WHY="$CODE: ${message:-curl ended with $CURL_EXIT} (from $BROKER_URL, request id $REQUEST_ID)"
+    return
+  fi
+  if [[ $STATUS == 2?? ]] && readable; then
+    VERDICT=ok CODE='' WHY=''
+    return
+  fi
+  CODE=$(field code) message=$(field message)
+  case $STATUS in
+    2?? | 408 | 429 | 5??) VERDICT=again ;;
+    409) [[ $CODE != NO_SANDBOXES_AVAILABLE ]] || VERDICT=empty ;;
+  esac
+  [[ $CODE =~ $ID ]] || CODE=UNREADABLE_ANSWER
+  [[ -n $message ]] ||
+    message="not the broker's JSON, is BROKER_URL right? It begins: $(head -c 80 "$WORK/body" | tr -c '\40-\176' ' ')"
+  message=${message//[[:cntrl:]]/ }
+  WHY="$CODE: ${message:0:300} (HTTP $STATUS, request id $REQUEST_ID)"
+}
+
+pause() { # MILLISECONDS
+  sleep "$(printf '%d.%03d' $(($1 / 1000)) $(($1 % 1000)))"
+}
+
+post() { # PATH HEADER...: calls until the answer is final, or dies where a limit is reached
+  local failures=0 empties=0 empty_at=0 count most wait_ms wait_s left
+  while :; do
+    call "$@"
+    judge
+    left=$((BROKER_TOTAL_SEC - SECONDS))
+    case $VERDICT in
+      again) failures=$((failures + 1)) count=$failures most=$BROKER_ATTEMPTS ;;
+      empty)
+        ((empties > 0)) || empty_at=$SECONDS
+        empties=$((empties + 1)) count=$empties most=$BROKER_EMPTY_ATTEMPTS
+        ((left <= BROKER_EMPTY_SEC + empty_at - SECONDS)) || left=$((BROKER_EMPTY_SEC + empty_at - SECONDS))
+        ;;
+      *) return ;;
+    esac
+    wait_ms=$((BROKER_BACKOFF_MS << (count > 16 ? 16 : count - 1)))
+    ((wait_ms <= BROKER_BACKOFF_CAP_MS)) || wait_ms=$BROKER_BACKOFF_CAP_MS
+    wait_ms=$((wait_ms / 2 + wait_ms * RANDOM / 65536)) # two hundred students must not come back as one
+    [[ -z $RETRY_AFTER ]] || wait_ms=$((RETRY_AFTER * 1000 + BROKER_BACKOFF_MS * RANDOM / 32768))
+    wait_s=$(((wait_ms + 999) / 1000))
+    ((count < most)) || die "$EXIT_GAVE_UP" "$WHY; gave up after $CALLS tries in $SECONDS s"
+    ((wait_s < left)) ||
+      die "$EXIT_GAVE_UP" "$WHY; gave up after $CALLS tries in $SECONDS s: no time is left to wait $wait_s s more"
+    say "$WHY; trying again in $wait_s s"
+    pause "$wait_ms"
+  done
+}
+
+instruqt() { # ARGUMENT...: Instruqt's own command, with a deadline where the host can set one
+  if command -v timeout >/dev/null; then timeout 10 agent "$@"; else agent "$@"; fi
+}
+# --- end of what is the same ----------------------------------------------------------------------------------
+
+readable() { # whether the answer is an allocation
+  SANDBOX_ID=$(field sandbox_id) SANDBOX_NAME=$(field name)
+  # shellcheck disable=SC2034  # by name, through RESULT
+  SANDBOX_EXTERNAL_ID=$(field external_id) SANDBOX_EXPIRES_AT=$(field expires_at)
+  [[ $SANDBOX_ID =~ $ID && $SANDBOX_EXPIRES_AT =~ ^[0-9]+$ ]]
+}
+
+quoted() { # VALUE: as one word of a shell, whatever it holds
+  local rest=$1 out=''
+  while [[ $rest == *\'* ]]; do
+    out+="${rest%%\'*}'\\''"
+    rest=${rest#*\'}
+  done
+  printf "'%s'" "$out$rest"
+}
+
+write_env_file() {
+  local new name text='# Written by setup-sandbox.sh, read by cleanup-sandbox.sh.'
+  for name in "${RESULT[@]}"; do text+=$'\n'$name=$(quoted "${!name}"); done
+  [[ ! -d $SANDBOX_ENV_FILE ]] || return
+  { mkdir -p "$(dirname "$SANDBOX_ENV_FILE")" && new=$(mktemp "$SANDBOX_ENV_FILE.XXXXXX"); } 2>/dev/null || return
+  printf '%s\n' "$text" >"$new" && mv -f "$new" "$SANDBOX_ENV_FILE" && return
+  rm -f "$new"
+  return 1
+}
+
+set_instruqt_variables() {
+  local name
+  command -v agent >/dev/null || return 0
+  for name in "${RESULT[@]}"; do
+    instruqt variable set "$name" "${!name}" >/dev/null 2>&1 </dev/null ||
+      say "note: Instruqt's variable $name could not be set; it is in $SANDBOX_ENV_FILE"
+  done
+}
+
+case ${1:-} in
+  '') ;;
+  -h | --help) usage && exit ;;
+  *) die "$EXIT_USAGE" "unknown argument '$1'; --help lists the settings" ;;
+esac
+
+RESULT=(SANDBOX_ID SANDBOX_NAME SANDBOX_EXTERNAL_ID SANDBOX_EXPIRES_AT SANDBOX_HOLDER)
+SANDBOX_ENV_FILE=${SANDBOX_ENV_FILE:-/root/.sandbox-broker.env}
+SANDBOX_HOLDER=${SANDBOX_HOLDER:-${_SANDBOX_ID:-${INSTRUQT_PARTICIPANT_ID:-}}}
+[[ -n $SANDBOX_HOLDER ]] || die "$EXIT_CONFIG" "nobody to allocate for: outside Instruqt, set SANDBOX_HOLDER"
+must_be_id SANDBOX_HOLDER "$SANDBOX_HOLDER"
+wish=("X-Instruqt-Sandbox-ID: $SANDBOX_HOLDER")
+if [[ -n ${INSTRUQT_TRACK_SLUG:-} ]]; then
+  must_be_id INSTRUQT_TRACK_SLUG "$INSTRUQT_TRACK_SLUG"
+  wish+=("X-Instruqt-Track-ID: $INSTRUQT_TRACK_SLUG")
+fi
+if [[ -n ${SANDBOX_NAME_PREFIX:-} ]]; then
+  must_be_id SANDBOX_NAME_PREFIX "$SANDBOX_NAME_PREFIX"
+  wish+=("X-Sandbox-Name-Prefix: $SANDBOX_NAME_PREFIX")
+fi
+read_settings
+
+post /v1/allocate "${wish[@]}"
+[[ $VERDICT == ok ]] || die "$EXIT_REFUSED" "$WHY"
+write_env_file ||
+  die "$EXIT_REFUSED" "sandbox $SANDBOX_ID is this student's, but $SANDBOX_ENV_FILE cannot be written"
+set_instruqt_variables
+if [[ $STATUS == 201 ]]; then how="is allocated"; else how="was held already"; fi
+say "sandbox $SANDBOX_ID (${SANDBOX_NAME//[[:cntrl:]]/ }) $how"

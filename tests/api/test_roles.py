@@ -1,0 +1,142 @@
+"""B4, C6: every route of the app x every kind of caller. A new route needs an entry here."""
+
+import pytest
+from fastapi import FastAPI
+from fastapi.routing import iter_route_contexts
+
+from app.auth import IMPLIED, Authenticator, Credential, Role
+from tests.api.service import ADMIN, ADMIN_TOKEN, API_TOKEN, TRACK, Api, refusal
+
+PUBLIC, TRACKS, VIEWERS = "public", "tracks", "viewers"
+
+ROUTES = {
+    ("POST", "/v1/allocate"): TRACKS,
+    ("GET", "/v1/sandboxes/{sandbox_id}"): TRACKS,
+    ("POST", "/v1/sandboxes/{sandbox_id}/mark-for-deletion"): TRACKS,
+    ("GET", "/v1/admin/sandboxes"): VIEWERS,
+    ("GET", "/v1/admin/stats"): VIEWERS,
+    ("GET", "/healthz"): PUBLIC,
+    ("GET", "/readyz"): PUBLIC,
+    ("GET", "/metrics"): PUBLIC,
+    ("GET", "/v1/meta"): PUBLIC,
+    ("GET", "/v1/openapi.json"): PUBLIC,
+    ("HEAD", "/v1/openapi.json"): PUBLIC,
+    ("GET", "/v1/docs"): PUBLIC,
+    ("GET", "/v1/docs/start.js"): PUBLIC,
+    ("GET", "/v1/docs/{name}"): PUBLIC,
+}
+CALLERS = {
+    "nobody": {},
+    "a stranger": {"Authorization": "Bearer " + "x" * 40},
+    "track": TRACK,
+    "admin": ADMIN,
+}
+UNAUTHENTICATED, FORBIDDEN = (401, "UNAUTHENTICATED"), (403, "FORBIDDEN")
+REFUSALS = {
+    ("nobody", TRACKS): UNAUTHENTICATED,
+    ("nobody", VIEWERS): UNAUTHENTICATED,
+    ("a stranger", TRACKS): UNAUTHENTICATED,
+    ("a stranger", VIEWERS): UNAUTHENTICATED,
+    ("track", VIEWERS): FORBIDDEN,
+    ("admin", TRACKS): FORBIDDEN,
+}
+
+
+def routes_of(app: FastAPI) -> set[tuple[str, str]]:
+    """Every method and path that the app answers, however it was added."""
+    return {
+        (method, context.path)
+        for context in iter_route_contexts(app.routes)
+        for method in context.methods or {"ANY"}
+    }  # fmt: skip
+
+
+async def test_every_route_of_the_app_has_an_entry_in_this_table(api: Api) -> None:
+    assert routes_of(api.app) == set(ROUTES)
+
+
+@pytest.mark.parametrize(("method", "path"), ROUTES, ids=lambda value: value)
+async def test_each_caller_gets_in_exactly_where_the_role_says(api: Api, method: str, path: str) -> None:
+    concrete = path.format(sandbox_id="2009001", name="swagger-ui.css")
+    for caller, headers in CALLERS.items():
+        answer = await api.http.request(method, concrete, headers=headers | {"X-Instruqt-Sandbox-ID": "s-1"})
+        if expected := REFUSALS.get((caller, ROUTES[method, path])):
+            assert refusal(answer) == expected, caller
+            assert ("WWW-Authenticate" in answer.headers) == (answer.status_code == 401)
+        else:
+            assert answer.status_code not in (401, 403), caller
+            assert answer.status_code < 500
+
+
+@pytest.mark.parametrize("path", [path for _, path in ROUTES if path.startswith("/v1/admin/")])
+async def test_every_admin_route_answers_the_same_under_admin(api: Api, path: str) -> None:
+    await api.fill(2)
+    for headers in CALLERS.values():
+        canonical = await api.http.get(path, headers=headers)
+        alias = await api.http.get(path.removeprefix("/v1"), headers=headers)
+        assert alias.status_code == canonical.status_code
+        if alias.status_code == 200:
+            assert alias.json() == canonical.json()
+        else:
+            assert refusal(alias) == refusal(canonical)
+
+
+async def test_the_alias_keeps_queries(api: Api) -> None:
+    await api.fill(3)
+    page = await api.http.get("/admin/sandboxes", headers=ADMIN, params={"limit": 2})
+    assert page.json()["count"] == 2
+    rest = await api.http.get(
+        "/admin/sandboxes", headers=ADMIN, params={"limit": 2, "cursor": page.json()["cursor"]}
+    )
+    assert rest.status_code == 200
+
+
+async def test_only_the_admin_prefix_is_an_alias(api: Api) -> None:
+    for path in ("/allocate", "/sandboxes/2009001", "/adminx/stats", "/admin", "/meta"):
+        assert refusal(await api.http.get(path, headers=ADMIN)) == (404, "NOT_FOUND")
+
+
+@pytest.mark.parametrize(
+    "authorization",
+    [
+        API_TOKEN,
+        f"Basic {API_TOKEN}",
+        f"Token {API_TOKEN}",
+        f"Bearer{API_TOKEN}",
+        "Bearer ",
+        "Bearer",
+        f"Bearer {API_TOKEN[:-1]}",
+        f"Bearer {API_TOKEN}x",
+        f"Bearer {API_TOKEN.upper()}",
+        f"Bearer {API_TOKEN} {API_TOKEN}",
+        f"Bearer {API_TOKEN},{ADMIN_TOKEN}",
+    ],
+)
+async def test_nothing_but_the_whole_token_as_bearer_is_let_in(api: Api, authorization: str) -> None:
+    headers = {"Authorization": authorization, "X-Track-ID": "student-1"}
+    assert refusal(await api.http.post("/v1/allocate", headers=headers)) == UNAUTHENTICATED
+
+
+@pytest.mark.parametrize("authorization", [f"bearer {API_TOKEN}", f"BEARER  {API_TOKEN}", f"Bearer {API_TOKEN} "])
+async def test_the_scheme_is_read_as_http_says(api: Api, authorization: str) -> None:
+    headers = {"Authorization": authorization, "X-Track-ID": "student-1"}
+    assert refusal(await api.http.post("/v1/allocate", headers=headers)) == (409, "NO_SANDBOXES_AVAILABLE")
+
+
+async def test_a_token_in_the_query_is_no_token(api: Api) -> None:
+    answer = await api.http.get("/v1/admin/stats", params={"token": ADMIN_TOKEN, "access_token": ADMIN_TOKEN})
+    assert refusal(answer) == UNAUTHENTICATED
+
+
+def test_the_roles_imply_what_the_design_says_and_only_tracks_act_as_students() -> None:
+    assert set(IMPLIED) == set(Role)
+    assert IMPLIED[Role.ADMIN] == {Role.ADMIN, Role.OPERATOR, Role.VIEWER}
+    assert IMPLIED[Role.OPERATOR] == {Role.OPERATOR, Role.VIEWER}
+    assert IMPLIED[Role.VIEWER] == {Role.VIEWER}
+    assert [role for role, may in IMPLIED.items() if Role.TRACK in may] == [Role.TRACK]
+
+
+def test_the_authenticator_keeps_no_token() -> None:
+    authenticator = Authenticator([(API_TOKEN, Credential("c", "acme", Role.TRACK))])
+    assert API_TOKEN not in repr(vars(authenticator))
+    assert authenticator.identify(f"Bearer {API_TOKEN}".encode()) == Credential("c", "acme", Role.TRACK)
