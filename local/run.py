@@ -1,5 +1,6 @@
 """`make run`: the whole broker on this machine. No Docker, no AWS account; Ctrl-C stops all of it."""
 
+import argparse
 import asyncio
 import os
 import signal
@@ -39,13 +40,13 @@ class LocalRun:
         Raises:
             StartFailed, EngineFailed: in one sentence, what is wrong.
         """
-        plan, environment = self._plan, self._environment
+        plan, environment, python = self._plan, self._environment, sys.executable
+        await self._check_settings()
         if plan.store_port is not None:
             command, engine_environment = ministack_command(plan.store_port)
             await self.children.start("store", command, engine_environment)
             await self._until("the store", lambda: answers(plan.store_port or 0))
         await self._create_table()
-        python = sys.executable
         await self.children.start("provider", [python, "-m", "simulator"], environment)
         await self.children.start("worker", [python, "-m", "worker"], environment)
         for number, port in enumerate(plan.api_ports, start=1):
@@ -55,17 +56,29 @@ class LocalRun:
             await self._until("the API", lambda port=port: _get(f"http://127.0.0.1:{port}/readyz") is not None)
         await self._until("the pool", self._filled)
 
-    async def _create_table(self) -> None:
+    async def _check_settings(self) -> None:
+        """Every wrong setting of API and worker, before anything is started."""
+        checks = [self._run("-m", module, "--check") for module in ("app", "worker")]
+        said = [line for _, lines in await asyncio.gather(*checks) for line in lines]
+        if problems := list(dict.fromkeys(line.removeprefix("configuration: ") for line in said)):
+            raise StartFailed("; ".join(problems))
+
+    async def _run(self, *arguments: str) -> tuple[int, list[str]]:
+        """Run a short command of ours; its exit code and what it said to standard error."""
         process = await asyncio.create_subprocess_exec(
             sys.executable,
-            *("-m", "broker.cli", "create-table"),
+            *arguments,
             env=self._environment,
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.PIPE,
         )
         _, errors = await process.communicate()
-        if process.returncode:
-            raise StartFailed(errors.decode().strip().splitlines()[-1] if errors else "The table was not created.")
+        return process.returncode or 0, errors.decode().strip().splitlines()
+
+    async def _create_table(self) -> None:
+        code, errors = await self._run("-m", "broker.cli", "create-table")
+        if code:
+            raise StartFailed(errors[-1] if errors else "The table was not created.")
 
     async def _until(self, what: str, ready: Any) -> None:
         ends_at = time.monotonic() + START_S
@@ -97,6 +110,8 @@ def _get(url: str) -> str | None:
 
 def _obituary(name: str, code: int | None, tail: list[str]) -> str:
     said = next((text for line in reversed(tail) if (text := (readable(name, line) or "").strip())), "nothing")
+    if code is not None and code < 0:
+        return f"The {name} process was killed ({signal.Signals(-code).name})."
     return f"The {name} process ended with code {code}; it last said: {said}"
 
 
@@ -114,9 +129,10 @@ def _table(plan: Plan, took_s: float) -> str:
     ]
     width = max(len(name) for name, _ in rows)
     body = "\n".join(f"  {name:<{width}}  {value}" for name, value in rows)
+    token = plan.api_token if "BROKER_API_TOKEN" in plan.generated else "$BROKER_API_TOKEN"
     curl = (
         f"  curl -X POST {api}/v1/allocate \\\n"
-        f"    -H 'Authorization: Bearer {plan.api_token}' -H 'X-Instruqt-Sandbox-ID: student-1'"
+        f"    -H \"Authorization: Bearer {token}\" -H 'X-Instruqt-Sandbox-ID: student-1'"
     )
     return (
         f"\nThe sandbox broker is up ({took_s:.1f} s).\n\n{body}\n\nPaste this to hold a sandbox:\n\n{curl}\n\n"
@@ -156,6 +172,12 @@ async def _work(local: LocalRun, began: float) -> None:
 
 
 def main() -> int:
+    argparse.ArgumentParser(
+        "make run",
+        description="Run the whole broker on this machine. It takes environment variables, no arguments: "
+        "API_PORT, API_PROCESSES, SIM_PORT, SIM_SANDBOXES, WORKER_PORT, DDB_ENDPOINT_URL and every "
+        "setting of the README.",
+    ).parse_args()
     try:
         code = asyncio.run(run())
     except (StartFailed, EngineFailed) as error:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.conftest import ADMIN_TOKEN, ROOT, a_run, start
+from tests.e2e.conftest import ADMIN_TOKEN, API_TOKEN, ROOT, a_run, start
 
 
 async def test_the_table_says_where_everything_is_and_its_curl_line_holds_a_sandbox() -> None:
@@ -35,6 +35,8 @@ async def test_a_token_that_was_given_is_not_printed_in_the_table() -> None:
     async with a_run(SIM_SANDBOXES="2") as run:
         assert "as set in BROKER_ADMIN_TOKEN" in run.output
         assert ADMIN_TOKEN not in run.output
+        assert API_TOKEN not in run.output
+        assert '"Authorization: Bearer $BROKER_API_TOKEN"' in run.output
 
 
 async def test_an_allocated_and_released_sandbox_is_deleted_at_the_provider() -> None:
@@ -84,7 +86,7 @@ async def test_a_child_that_falls_ends_the_run_with_one_sentence() -> None:
         code = await asyncio.wait_for(run.process.wait(), 30)
 
     assert code == 1
-    assert any(line.startswith("make run: The worker process ended with code -9") for line in run.lines)
+    assert any(line.startswith("make run: The worker process was killed (SIGKILL)") for line in run.lines)
 
 
 async def test_a_port_in_use_is_told_in_one_sentence() -> None:
@@ -104,7 +106,11 @@ async def test_a_port_in_use_is_told_in_one_sentence() -> None:
         ({"API_PORT": "http"}, "API_PORT must be a number from 1 to 65535, not 'http'."),
         ({"API_PROCESSES": "0"}, "API_PROCESSES must be a number from 1 to 16, not '0'."),
         ({"SIM_PORT": "8123", "WORKER_PORT": "8123"}, "Two processes were given port 8123"),
-        ({"BROKER_API_TOKEN": "short"}, "BROKER_API_TOKEN"),
+        (
+            {"BROKER_API_TOKEN": "short", "LOG_LEVEL": "loud", "SYNC_INTERVAL_SEC": "x"},
+            "make run: LOG_LEVEL: must be DEBUG, INFO, WARNING or ERROR; BROKER_API_TOKEN: is shorter than 20 "
+            "characters; SYNC_INTERVAL_SEC: must be a number\n",
+        ),
         ({"BROKER_ENGINE_PYTHON": "/nowhere/python"}, "The local DynamoDB engine is not installed"),
         ({"DDB_ENDPOINT_URL": "http://127.0.0.1:1"}, "the table sandbox-broker was not created"),
     ],
