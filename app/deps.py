@@ -107,7 +107,10 @@ def note(request: Request, outcome: str, **facts: object) -> None:
     request.scope["state"].setdefault("facts", {}).update(facts)
 
 
-async def json_or_nothing(request: Request) -> None:
+TrackCaller = Annotated[Credential, Depends(require(Role.TRACK))]
+
+
+async def json_or_nothing(request: Request, _: TrackCaller) -> None:
     """These routes take no body. One that is sent must at least be JSON: else it was meant for something else.
 
     Raises:
@@ -121,7 +124,6 @@ async def json_or_nothing(request: Request) -> None:
         raise InvalidInput("body", "is not valid JSON; this route needs none") from None
 
 
-TrackCaller = Annotated[Credential, Depends(require(Role.TRACK))]
 ViewerCaller = Annotated[Credential, Depends(require(Role.VIEWER))]
 Holder = Annotated[str, Depends(holder_of)]
 WishIn = Annotated[Wish, Depends(wish_of)]

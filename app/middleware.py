@@ -156,8 +156,7 @@ class InputLimits:
             await self._app(scope, receive, send)
             return
         refusal = _refusal(scope)
-        if refusal is None and header(scope, b"transfer-encoding") is not None:
-            # Nothing says how long this body is, and most routes never read theirs: it is read first.
+        if refusal is None and _has_body(scope):
             refusal, receive = await _read_first(receive)
         if refusal is not None:
             scope["state"]["outcome"] = "refused_input"
@@ -166,8 +165,17 @@ class InputLimits:
         await self._app(scope, receive, send)
 
 
+def _has_body(scope: Scope) -> bool:
+    """Whether a body follows: of a declared length, or of one that only its end tells."""
+    return header(scope, b"transfer-encoding") is not None or int(header(scope, b"content-length") or 0) > 0
+
+
 async def _read_first(receive: Receive) -> tuple[ASGIApp | None, Receive]:
-    """The refusal of a body that is too large or too slow, or a `receive` that gives it again."""
+    """The refusal of a body that is too large or too slow, or a `receive` that gives it again.
+
+    Read before anything is decided by it: no route waits for a body without end, and none answers
+    with a part of it still on its way.
+    """
     body = bytearray()
     try:
         async with asyncio.timeout(BODY_S):

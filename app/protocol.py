@@ -17,10 +17,18 @@ class BoundedProtocol(HttpToolsProtocol):
     _head_bytes = 0
     _in_head = False
     _ended_one = False
+    _body_bytes = 0
+    _framing = 0
 
     def data_received(self, data: bytes) -> None:
         self._ended_one = False
+        self._body_bytes = 0
+        in_body = not self._in_head
         super().data_received(data)
+        if in_body and not self._in_head and not self._ended_one and not self.transport.is_closing():
+            self._framing += len(data) - self._body_bytes  # chunk sizes, extensions, trailers
+            if self._framing > 1024 * 1024:
+                self._refuse(431, "The chunk framing or trailers are too large.")
         # A chunk that ends one request and begins the next says little of the next one's head: let it pass.
         if not self._in_head or self._ended_one or self.transport.is_closing():
             return
@@ -32,6 +40,15 @@ class BoundedProtocol(HttpToolsProtocol):
         super().on_message_begin()
         self._in_head = True
         self._head_bytes = 0
+        self._framing = 0
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._in_head:
+            super().on_header(name, value)
+
+    def on_body(self, body: bytes) -> None:
+        self._body_bytes += len(body)
+        super().on_body(body)
 
     def on_headers_complete(self) -> None:
         self._in_head = False

@@ -25,6 +25,7 @@ FRESH_S: Final = 5.0
 """How long a page of the index is worth trying."""
 EMPTY_S: Final = 1.0
 """How long "empty" is remembered. Below the 2 s after which nobody may be refused (A7)."""
+MAX_EVIDENCE_S: Final = 2.0
 PAGE: Final = 25
 MAX_PAGE: Final = 100
 MAX_SHELVES: Final = 1000
@@ -213,7 +214,8 @@ class Candidates:
         if blocked:
             await asyncio.wait(blocked)  # each ends with its store call's deadline
         elif not walk.found and not walk.blocked:
-            shelf.empty_until = walk.began_at + EMPTY_S
+            now = self._monotonic()  # a slow walk still answers those who wait, up to the age that A7 allows
+            shelf.empty_until = max(walk.began_at + EMPTY_S, min(now + 0.05, walk.began_at + MAX_EVIDENCE_S))
 
     async def _new_walk(self, shelf: _Shelf) -> _Walk:
         began_at = self._monotonic()

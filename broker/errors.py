@@ -181,12 +181,12 @@ class WriteConflict(Exception):
 
 
 class ProviderAccountOwned(Exception):
-    """Another tenant already holds this provider account (PROVIDER_ACCOUNT_OWNED)."""
+    """Another sandbox, of whatever tenant, already has this provider account (PROVIDER_ACCOUNT_OWNED)."""
 
     code: ClassVar[str] = "PROVIDER_ACCOUNT_OWNED"
 
     def __init__(self, external_id: str) -> None:
-        super().__init__(f"{self.code}: {external_id} belongs to another tenant")
+        super().__init__(f"{self.code}: {external_id} belongs to another sandbox")
         self.external_id = external_id
 
 

@@ -35,6 +35,8 @@ UNCHANGED = Decision("unchanged", None)
 
 def on_listed(sandbox: Sandbox, account: Account, *, now: int) -> Decision:
     """What a listed account means for the sandbox that we know under its id."""
+    if account.external_id != sandbox.external_id and sandbox.state is not State.AVAILABLE:
+        return Decision("identity_changed", None)  # whoever holds it was told the other account: leave it be
     if sandbox.state is State.DELETED:
         if now - sandbox.since > DELETE_AGAIN_AFTER_S:
             return Decision("delete_again", sandbox.delete_again(now=now))

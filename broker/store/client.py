@@ -169,6 +169,9 @@ class StoreClient:
     def delete(self, key: Item, condition: str, values: Item | None = None) -> dict[str, Any]:
         return {"Delete": self._conditional({"Key": key}, condition, values)}
 
+    def check(self, key: Item, condition: str, values: Item) -> dict[str, Any]:
+        return {"ConditionCheck": self._conditional({"Key": key}, condition, values)}
+
     def update(
         self, key: Item, change: dict[str, Any], condition: str, values: Item | None = None
     ) -> dict[str, Any]:

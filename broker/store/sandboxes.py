@@ -13,6 +13,9 @@ from broker.store.table import Item, sandbox_from
 from broker.store.tenants import Tenants
 
 _AT_VERSION = "version = :version"
+_NOBODY_ELSES = "attribute_not_exists(pk) OR (tenant = :tenant AND sandbox_id = :me)"
+"""Of an owner item: the account is this very sandbox's, or nobody's. The tenant alone would not do: a
+provider that names one account under two ids would have it handed out twice."""
 
 
 class Sandboxes:
@@ -83,6 +86,31 @@ class Sandboxes:
         try:
             await self._client.transact(*items)
         except TransactionRefused as refused:
+            if not _alone(refused, slot=2):
+                raise _lost(refused) from refused
+            await self._transact(*items[:2])  # the account is another sandbox's by now
+
+    async def lease(self, before: Sandbox, after: Sandbox) -> None:
+        """Take the lease of a deletion, if the account to delete is still this sandbox's own.
+
+        Raises:
+            WriteConflict: someone else moved this sandbox first.
+            ProviderAccountOwned: the account is another sandbox's: it must not be deleted.
+        """
+        step = self.step(before, after, shards=await self._tenants.shards(before.tenant))
+        mine = {":tenant": table.encode_value(before.tenant), ":me": table.encode_value(before.id)}
+        owned = self._client.check(table.owner_key(before.external_id), _NOBODY_ELSES, mine)
+        try:
+            await self._client.transact(step, owned)
+        except TransactionRefused as refused:
+            if _alone(refused, slot=1):
+                raise ProviderAccountOwned(before.external_id) from refused
+            raise _lost(refused) from refused
+
+    async def _transact(self, *items: dict[str, Any]) -> None:
+        try:
+            await self._client.transact(*items)
+        except TransactionRefused as refused:
             raise _lost(refused) from refused
 
     async def touch(self, before: Sandbox, after: Sandbox) -> None:
@@ -119,8 +147,7 @@ class Sandboxes:
         try:
             await self._client.transact(step, event, self._claims.end(after))
         except TransactionRefused as refused:
-            claim_alone = refused.reasons[2].condition_failed and not _any_failed(refused.reasons[:2])
-            if not claim_alone:
+            if not _alone(refused, slot=2):
                 raise _lost(refused) from refused
             await self.move(before, after, cause, now=now)
 
@@ -132,14 +159,14 @@ class Sandboxes:
         """
         shards = await self._tenants.shards(stale.tenant)
         version = {":version": table.encode_value(stale.version)}
+        gone = self._client.delete(table.sandbox_key(stale.tenant, stale.id), _AT_VERSION, version)
+        event = self._events.of(cause, stale, before=stale, now=now, shards=shards, removed=True)
         try:
-            await self._client.transact(
-                self._client.delete(table.sandbox_key(stale.tenant, stale.id), _AT_VERSION, version),
-                self._disown(stale),
-                self._events.of(cause, stale, before=stale, now=now, shards=shards, removed=True),
-            )
+            await self._client.transact(gone, event, self._disown(stale))
         except TransactionRefused as refused:
-            raise _lost(refused) from refused
+            if not _alone(refused, slot=2):
+                raise _lost(refused) from refused
+            await self._transact(gone, event)  # the account is another sandbox's: it stays owned
 
     def step(self, before: Sandbox, after: Sandbox, *, shards: int) -> dict[str, Any]:
         """The transaction item that writes `before -> after`, if nobody wrote in between."""
@@ -155,14 +182,13 @@ class Sandboxes:
         return self._client.update(
             table.owner_key(sandbox.external_id),
             change,
-            "attribute_not_exists(pk) OR tenant = :tenant",
-            {":tenant": table.encode_value(sandbox.tenant)},
+            _NOBODY_ELSES,
+            {":tenant": table.encode_value(sandbox.tenant), ":me": table.encode_value(sandbox.id)},
         )
 
     def _disown(self, sandbox: Sandbox) -> dict[str, Any]:
-        mine = {":tenant": table.encode_value(sandbox.tenant)}
-        condition = "attribute_not_exists(pk) OR tenant = :tenant"
-        return self._client.delete(table.owner_key(sandbox.external_id), condition, mine)
+        mine = {":tenant": table.encode_value(sandbox.tenant), ":me": table.encode_value(sandbox.id)}
+        return self._client.delete(table.owner_key(sandbox.external_id), _NOBODY_ELSES, mine)
 
     async def page(
         self,
@@ -263,8 +289,12 @@ class Sandboxes:
         return total
 
 
-def _any_failed(reasons: list[Any]) -> bool:
-    return any(reason.code != "None" for reason in reasons)
+def _alone(refused: TransactionRefused, *, slot: int) -> bool:
+    """Whether this slot's condition is all that refused the transaction."""
+    codes = [reason.code for reason in refused.reasons]
+    return [n for n, code in enumerate(codes) if code != "None"] == [slot] and refused.reasons[
+        slot
+    ].condition_failed
 
 
 def _lost(refused: TransactionRefused) -> Exception:

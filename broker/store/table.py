@@ -58,7 +58,8 @@ def sandbox_key(tenant: str, sandbox_id: str) -> Item:
 
 
 def owner_key(external_id: str) -> Item:
-    return primary(key("OWN", "csp", external_id))
+    """By the last part of the id, which is what a deletion at the provider names."""
+    return primary(key("OWN", "csp", external_id.rpartition("/")[2]))
 
 
 def claim_pk(tenant: str, holder: str) -> str:

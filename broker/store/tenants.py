@@ -9,11 +9,11 @@ from broker.errors import WriteConflict
 from broker.store import table
 from broker.store.client import StoreClient
 
-_REMEMBER_S = 5.0
+_REMEMBER_S = 1.0
 
 
 class Tenants:
-    """Reads the tenant's item, at most every 5 s per tenant."""
+    """Reads the tenant's item, at most once a second per tenant."""
 
     def __init__(
         self, client: StoreClient, *, default_shards: int, monotonic: Callable[[], float] = time.monotonic

@@ -124,17 +124,21 @@ async def test_headers_at_their_bound_are_good(api: Api) -> None:
     assert (await _with_headers_of(api, MAX_HEADER_BYTES)).status_code == 200
 
 
-async def chunks(size: int) -> AsyncIterator[bytes]:
-    """A body whose length nobody declared."""
-    for _ in range(size // 1024):
-        yield b"x" * 1024
-    yield b"x" * (size % 1024)
+def a_json(size: int) -> bytes:
+    """A text of that many bytes."""
+    return b'"' + b"x" * (size - 2) + b'"'
+
+
+async def chunks(body: bytes) -> AsyncIterator[bytes]:
+    """A body whose length nobody declares."""
+    for first in range(0, len(body), 1024):
+        yield body[first : first + 1024]
 
 
 @pytest.mark.parametrize("declared", [True, False])
 async def test_a_body_over_its_bound_is_413(watched: Api, declared: bool) -> None:
-    size = MAX_BODY_BYTES + 1
-    content = b"x" * size if declared else chunks(size)
+    body = a_json(MAX_BODY_BYTES + 1)
+    content = body if declared else chunks(body)
     answer = await watched.http.post("/v1/allocate", headers=TRACK | {"X-Track-ID": "s"}, content=content)
     assert refusal(answer) == (413, "BODY_TOO_LARGE")
     assert answer.headers["Connection"] == "close"
@@ -143,7 +147,8 @@ async def test_a_body_over_its_bound_is_413(watched: Api, declared: bool) -> Non
 @pytest.mark.parametrize("declared", [True, False])
 async def test_a_body_at_its_bound_is_good(api: Api, declared: bool) -> None:
     await api.fill(1)
-    content = b"x" * MAX_BODY_BYTES if declared else chunks(MAX_BODY_BYTES)
+    body = a_json(MAX_BODY_BYTES)
+    content = body if declared else chunks(body)
     answer = await api.http.post("/v1/allocate", headers=TRACK | {"X-Track-ID": "s"}, content=content)
     assert answer.status_code == 201
 
@@ -155,7 +160,7 @@ async def test_a_route_that_reads_its_body_gets_all_of_it_once(api: Api, declare
         body = await request.body()
         return sha256(body).hexdigest()
 
-    content = b"x" * 3000 if declared else chunks(3000)
+    content = b"x" * 3000 if declared else chunks(b"x" * 3000)
     answer = await api.http.post("/digest", content=content)
     assert answer.json() == sha256(b"x" * 3000).hexdigest()
 
@@ -172,15 +177,17 @@ async def test_an_odd_length_is_413(watched: Api, length: str) -> None:
     assert refusal(await watched.http.post("/v1/allocate", headers=headers)) == (413, "BODY_TOO_LARGE")
 
 
-async def test_a_body_that_never_ends_is_given_up(watched: Api) -> None:
-    """Someone who declares no length and sends nothing more holds no request for ever."""
+@pytest.mark.parametrize("declared", [True, False])
+async def test_a_body_that_never_ends_is_given_up(watched: Api, declared: bool) -> None:
+    """Someone who sends nothing more, whatever length was declared, holds no request for ever."""
+    length = {"Content-Length": "2"} if declared else {}
 
     async def one_byte_and_silence() -> AsyncIterator[bytes]:
         yield b"x"
         await asyncio.Event().wait()
 
     sent = watched.http.post(
-        "/v1/allocate", headers=TRACK | {"X-Track-ID": "s"}, content=one_byte_and_silence(), timeout=None
+        "/v1/allocate", headers=TRACK | {"X-Track-ID": "s"} | length, content=one_byte_and_silence(), timeout=None
     )
     assert refusal(await asyncio.wait_for(sent, 60)) == (408, "REQUEST_TIMEOUT")
 

@@ -21,6 +21,11 @@ async def test_broken_json_is_400_and_takes_no_sandbox(api: Api, body: bytes) ->
     assert await api.core.sandboxes.count("acme", State.AVAILABLE) == 1
 
 
+async def test_who_has_no_token_learns_nothing_of_what_was_wrong_with_the_body(api: Api) -> None:
+    answer = await api.http.post("/v1/allocate", content=b"{broken")
+    assert answer.status_code == 401
+
+
 async def test_broken_json_releases_nothing(api: Api) -> None:
     await api.core.sandboxes.add(a_sandbox(), TEST_CAUSE, now=NOW)
     held = (await api.http.post("/v1/allocate", headers=HEADERS)).json()["sandbox_id"]

@@ -47,7 +47,8 @@ def test_a_port_that_is_taken_ends_the_process_with_a_reason(ministack: str, tab
         store = {"DDB_ENDPOINT_URL": ministack, "DDB_TABLE_NAME": table_name}
         result = run_to_the_end("app", environment(API_PORT=port, **store))
     assert result.returncode not in (0, 78)
-    assert "address already in use" in result.stdout
+    assert f"cannot listen on 127.0.0.1:{port}" in result.stderr
+    assert "set API_PORT to another port" in result.stderr
     assert "Traceback" not in result.stdout + result.stderr
 
 

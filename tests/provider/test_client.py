@@ -198,7 +198,7 @@ async def test_a_wrong_listing_is_an_error_with_a_name_after_three_tries(
 
 @respx.mock
 async def test_a_listing_that_fails_once_is_read_again(client: ProviderClient) -> None:
-    respx.get(LIST).mock(side_effect=[httpx.Response(500), paged([an_entry(1)])(a_request())])
+    respx.get(LIST).mock(side_effect=[httpx.Response(500), *[paged([an_entry(1)])(a_request()) for _ in range(2)]])
 
     assert await listed(client) == (["2009001"], 0)
 

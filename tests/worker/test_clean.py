@@ -379,14 +379,14 @@ async def test_a_conflict_on_the_outcome_is_no_lost_lease(
     assert (row.state, row.attempt) == (State.DELETED, 1)
 
 
-@pytest.mark.parametrize("operation", ["UpdateItem", "TransactWriteItems"])
+@pytest.mark.parametrize("lost", [1, 2, 3])
 async def test_a_lost_answer_neither_strands_nor_repeats_a_deletion(
-    provider: Provider, clock: Clock, proxy: StoreProxy, table_name: str, operation: str
+    provider: Provider, clock: Clock, proxy: StoreProxy, table_name: str, lost: int
 ) -> None:
     """The lease, or the outcome, was written but the answer lost: it is looked up, not waited out."""
     async with a_broker(proxy.url, table_name, clock=clock) as core, a_worker(core, provider, clock) as worker:
         sandbox_id = await a_released_sandbox(worker, core)
-        proxy.faults.change({"lose_answer_next": 1, "lose_answer_ops": [operation]})
+        proxy.faults.change({"lose_answer_next": lost, "lose_answer_ops": ["TransactWriteItems"]})
 
         await worker.cleaner.sweep(RUN)
 

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Final
 
-from broker.errors import BrokerError, WriteConflict
+from broker.errors import BrokerError, ProviderAccountOwned, WriteConflict
 from broker.metrics import Metrics
 from broker.policy import retry_delay_s
 from broker.sandbox import Sandbox, State
@@ -120,8 +120,13 @@ class Cleaner:
     async def _delete(self, due: Sandbox, request_id: str) -> str:
         """Lease, delete, finish by the lease's token. Returns the outcome."""
         leased = due.lease(token=secrets.token_hex(8), now=int(self._clock()), lease_s=self._lease_s)
-        if not await self._written(due, leased, lambda: self._sandboxes.touch(due, leased)):
-            return "not_leased"
+        try:
+            if not await self._written(due, leased, lambda: self._sandboxes.lease(due, leased)):
+                return "not_leased"
+        except ProviderAccountOwned as error:
+            log.error("not deleted: the account is another sandbox's", extra={"sandbox_id": due.id})  # noqa: TRY400
+            refused = due.fail_deletion(error=str(error), now=int(self._clock()), retry_at=None)
+            return await self._write(due, refused, "deletion_refused", request_id)
         try:
             await self._provider.delete(leased.external_id)
         except ProviderError as error:

@@ -106,6 +106,8 @@ class Sync:
     def _matters(self, decision: Decision) -> bool:
         if decision.after is None:
             self._outcome[decision.action] += 1
+        if decision.action == "identity_changed":
+            log.warning("an id names another account now: left alone", extra={"tenant": self._tenant})
         return decision.after is not None
 
     async def _write(self, before: Sandbox, decision: Decision) -> None:
@@ -132,7 +134,7 @@ class Sync:
     def _owned_elsewhere(self, error: ProviderAccountOwned, sandbox_id: str) -> None:
         self._outcome["owned_elsewhere"] += 1
         facts = {"code": error.code, "tenant": self._tenant, "sandbox_id": sandbox_id}
-        log.warning("account belongs to another tenant", extra=facts)
+        log.warning("account belongs to another sandbox", extra=facts)
 
     def _cause(self, action: str) -> Cause:
         return Cause(actor="worker:sync", action=action, request_id=self._request_id)

@@ -20,6 +20,7 @@ log = logging.getLogger("worker")
 
 READ_TRIES: Final = 3
 READ_PAUSE_S: Final = 0.5
+MAX_ENTRIES: Final = 2_000_000
 MAX_LISTINGS: Final = 3
 """How often a listing that shifts under the reader is begun anew."""
 
@@ -45,8 +46,6 @@ class Page:
 
     accounts: list[Account]
     invalid: int
-    entries: int
-    last_id: Any
 
 
 class ProviderClient:
@@ -70,40 +69,31 @@ class ProviderClient:
         self._metrics = metrics
 
     async def pages(self) -> AsyncGenerator[Page, None]:
-        """The whole listing, page by page.
+        """The whole listing, page by page; a page may be shorter than asked for, the last brings nothing new.
 
         Each page begins at the last entry of the page before. Where that is another entry now, the
         listing has shifted, by a deletion say, and someone may have slipped through the gap.
 
         Raises:
             ListingShifted: begin anew, and take nobody for missing.
-            ProviderError: the listing is void.
+            ProviderError: the listing is void; ENDLESS_LISTING where it makes no progress.
         """
-        offset = 0
-        last_id: Any = None
-        while True:
-            page = await self._page(offset, overlap=last_id)
-            yield page
-            if page.entries < self._page_size:
-                return
-            offset += self._page_size - 1
-            last_id = page.last_id
-
-    async def _page(self, offset: int, *, overlap: Any) -> Page:
-        entries = await self._entries(offset)
-        if overlap is not None and (not entries or _id_of(entries[0]) != overlap):
-            raise ListingShifted
-        accounts, invalid = [], 0
-        for entry in entries[1 if overlap is not None else 0 :]:
-            try:
-                account = account_from(entry)
-            except InvalidAccount as error:
-                invalid += 1
-                log.warning("invalid account in the listing", extra={"code": error.code, "why": str(error)})
-            else:
-                if account is not None:
-                    accounts.append(account)
-        return Page(accounts, invalid, len(entries), _id_of(entries[-1]) if entries else None)
+        offset, total = 0, 0
+        entries = await self._entries(0)
+        fresh = entries
+        while fresh:
+            total += len(fresh)
+            if total > MAX_ENTRIES:
+                raise ProviderError("ENDLESS_LISTING", f"over {MAX_ENTRIES} entries")
+            yield _page(fresh)
+            last = entries[-1]
+            offset += len(entries) - 1
+            entries = await self._entries(offset)
+            if not entries or entries[0] != last:
+                raise ListingShifted
+            fresh = entries[1:]
+            if fresh and all(entry == last for entry in fresh):
+                raise ProviderError("ENDLESS_LISTING", "the same entry again and again")
 
     async def _entries(self, offset: int) -> list[Any]:
         params = {"_limit": self._page_size, "_offset": offset}
@@ -159,7 +149,7 @@ def _results(answer: httpx.Response) -> list[Any]:
     _expect(answer, 200)
     try:
         body = answer.json()
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ProviderError("NOT_JSON") from error
     results = body.get("results") if isinstance(body, dict) else None
     if not isinstance(results, list):
@@ -167,5 +157,18 @@ def _results(answer: httpx.Response) -> list[Any]:
     return results
 
 
-def _id_of(entry: Any) -> Any:
-    return entry.get("id") if isinstance(entry, dict) else None
+def _page(entries: list[Any]) -> Page:
+    accounts = []
+    problems: list[str] = []
+    for entry in entries:
+        try:
+            account = account_from(entry)
+        except InvalidAccount as error:
+            problems.append(str(error))
+        else:
+            if account is not None:
+                accounts.append(account)
+    if problems:
+        facts = {"code": InvalidAccount.code, "count": len(problems), "why": problems[:3]}
+        log.warning("invalid accounts in the listing", extra=facts)
+    return Page(accounts, len(problems))
