@@ -34,6 +34,8 @@ class Cursors:
             blob = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
         except (binascii.Error, ValueError):
             raise InvalidCursor from None
+        if base64.urlsafe_b64encode(blob).decode().rstrip("=") != cursor:
+            raise InvalidCursor  # the same bytes, spelled otherwise
         mac, raw = blob[:_MAC_BYTES], blob[_MAC_BYTES:]
         if not hmac.compare_digest(mac, self._mac(raw, scope)):
             raise InvalidCursor

@@ -42,7 +42,7 @@ class LruStorage(Storage):
     def incr(self, key: str, expiry: float, amount: int = 1) -> int:
         count, ends_at = self._live(key)
         count += amount
-        self._counts[key] = (count, ends_at or time.time() + expiry)
+        self._counts[key] = (count, ends_at or time.monotonic() + expiry)
         self._counts.move_to_end(key)
         if len(self._counts) > self.max_keys:
             self._counts.popitem(last=False)
@@ -52,11 +52,11 @@ class LruStorage(Storage):
         return self._live(key)[0]
 
     def get_expiry(self, key: str) -> float:
-        return self._live(key)[1] or time.time()
+        return self._live(key)[1] or time.monotonic()
 
     def _live(self, key: str) -> tuple[int, float]:
         count, ends_at = self._counts.get(key, (0, 0.0))
-        return (count, ends_at) if ends_at > time.time() else (0, 0.0)
+        return (count, ends_at) if ends_at > time.monotonic() else (0, 0.0)
 
     def check(self) -> bool:
         return True
@@ -104,7 +104,7 @@ class RateLimits:
     def _hit(self, limit: RateLimitItem, scope: str, key: list[str]) -> Verdict:
         passed = self._strategy.hit(limit, *key)
         window = self._strategy.get_window_stats(limit, *key)
-        wait_s = max(1, round(window.reset_time - time.time() + 0.5))
+        wait_s = max(1, round(window.reset_time - time.monotonic() + 0.5))
         headers = {
             "X-RateLimit-Limit": str(limit.amount),
             "X-RateLimit-Remaining": str(max(0, window.remaining)),
@@ -116,8 +116,10 @@ class RateLimits:
 def _network(address: str) -> str:
     """An IPv6 caller owns a /64, so that is what is counted."""
     try:
-        if ip_address(address).version == 4:
-            return address
+        parsed = ip_address(address)
+        mapped = getattr(parsed, "ipv4_mapped", None)  # ::ffff:1.2.3.4, on a socket that serves both
+        if parsed.version == 4 or mapped is not None:
+            return str(mapped or parsed)
     except ValueError:
         return "unknown"
     return str(ip_network(f"{address}/64", strict=False))

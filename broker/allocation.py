@@ -134,13 +134,23 @@ class Allocator:
         """Repeats of one wish that meet in this process share one attempt; who hangs up stops nobody."""
         key = (tenant, wish)  # the whole wish: "none left" for one prefix says nothing of another
         attempt = self._under_way.get(key)
-        first = attempt is None
-        if attempt is None:
-            attempt = asyncio.create_task(self._attempt(tenant, wish, cause))
-            self._under_way[key] = attempt
-            attempt.add_done_callback(lambda done: self._landed(key, done))
+        if attempt is not None:
+            return await self._joined(attempt, tenant, wish, cause)
+        attempt = asyncio.create_task(self._attempt(tenant, wish, cause))
+        self._under_way[key] = attempt
+        attempt.add_done_callback(lambda done: self._landed(key, done))
         claim, created = await asyncio.shield(attempt)
-        return Allocation.of(claim, created=created and first)
+        return Allocation.of(claim, created=created)
+
+    async def _joined(
+        self, attempt: asyncio.Task[tuple[Claim, bool]], tenant: str, wish: Wish, cause: Cause
+    ) -> Allocation:
+        """Share an attempt that was under way, unless its claim has ended before the answer came."""
+        claim, _ = await asyncio.shield(attempt)
+        present = await self._claims.get(tenant, wish.holder, wish.key)
+        if present is not None and present.sandbox_id == claim.sandbox_id and present.ended_at is None:
+            return Allocation.of(present, created=False)
+        return await self._shared(tenant, wish, cause)
 
     def _landed(self, key: tuple[str, Wish], attempt: asyncio.Task[tuple[Claim, bool]]) -> None:
         del self._under_way[key]
@@ -174,7 +184,7 @@ class Allocator:
         troubles = 0
         try:
             for _ in range(MAX_TRANSACTIONS):
-                lent = lent or await self._candidates.take(tenant, wish.prefix)
+                lent = lent or await self._take(tenant, wish)
                 if lent is None:
                     return await self._held_or_refuse(tenant, wish), False
                 answer = await self._transact(lent, wish, cause, attempt_id)
@@ -197,6 +207,17 @@ class Allocator:
         finally:
             if lent is not None:  # cut short: whose it is now is open
                 self._candidates.contested(lent, wish.prefix)
+
+    async def _take(self, tenant: str, wish: Wish) -> Sandbox | None:
+        """The next candidate. Where the index cannot be asked, whoever holds a sandbox is served all the same."""
+        try:
+            return await self._candidates.take(tenant, wish.prefix)
+        except BrokerError:
+            if (claim := await self._claims.get(tenant, wish.holder, wish.key)) is None:
+                raise
+            if not claim.blocks(now=int(self._clock())):
+                raise
+            return None  # which is looked into by reading the claim
 
     async def _transact(
         self, candidate: Sandbox, wish: Wish, cause: Cause, attempt_id: str

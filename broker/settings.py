@@ -142,7 +142,8 @@ class CoreSettings(BaseSettings):
     def effective(self) -> dict[str, Any]:
         """The configuration in force by variable name, secrets left out."""
         values = {variable: getattr(self, name) for name, variable in _variables(type(self))}
-        return {variable: value for variable, value in values.items() if not isinstance(value, SecretStr)}
+        shown = {variable: v for variable, v in values.items() if not isinstance(v, SecretStr)}
+        return {n: re.sub(r"//[^/@]*@", "//***@", v) if isinstance(v, str) else v for n, v in shown.items()}
 
 
 class ApiSettings(CoreSettings):

@@ -97,6 +97,39 @@ async def test_an_index_or_a_claim_that_cannot_be_read_is_no_empty_pool(
     assert codes([answer]) == {"STORE_THROTTLED"}
 
 
+async def test_a_holder_is_served_when_the_index_alone_is_throttled(core: Broker, proxy: StoreProxy) -> None:
+    await fill(core, 1)
+    held = await allocate(core, "student-1")
+    proxy.faults.change({"throttle_rate": 1, "throttle_ops": ["Query"]})
+
+    again = await allocate(core, "student-1")
+
+    assert (again.sandbox_id, again.created) == (held.sandbox_id, False)
+
+
+async def test_who_joins_an_attempt_whose_sandbox_is_released_meanwhile_gets_another(
+    core: Broker, proxy: StoreProxy, ministack: str, table_name: str
+) -> None:
+    """The first answer is late; on another process the same student repeats, releases, and asks again here."""
+    await fill(core, 2)
+
+    async def late(_: dict[str, Any]) -> None:
+        await asyncio.sleep(0.5)
+
+    async with a_broker(ministack, table_name) as other:
+        holding = proxy.after("TransactWriteItems", late)
+        first = asyncio.create_task(allocate(core, "student-1"))
+        while not (held := await other.claims.get("acme", "student-1", None)):  # noqa: ASYNC110  another process
+            await asyncio.sleep(0.01)
+        holding.remove()
+        await release(other, held.sandbox_id, "student-1")
+        again = await allocate(core, "student-1")
+        await first
+
+    assert again.created
+    assert again.sandbox_id != held.sandbox_id
+
+
 async def test_one_throttled_transaction_is_tried_again_at_once(core: Broker, proxy: StoreProxy) -> None:
     await fill(core, 3)
     proxy.faults.change({"throttle_next": 1, "throttle_ops": ["TransactWriteItems"]})
