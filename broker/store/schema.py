@@ -47,6 +47,7 @@ async def claim_table(client: StoreClient, *, now: int) -> None:
     name = client.table.name
     try:
         meta = await client.get(table.meta_key())
+        await _ask_indexes(client)
         if meta is None:
             await _mark(client, now=now)
             return
@@ -59,6 +60,19 @@ async def claim_table(client: StoreClient, *, now: int) -> None:
     schema = meta.get("schema", {}).get("S")
     if schema != SCHEMA:
         raise ForeignTable(f"{name} holds schema {schema!r}; this release knows {SCHEMA!r}")
+
+
+async def _ask_indexes(client: StoreClient) -> None:
+    """A wrong index name must end the boot, not every request."""
+    for index, key in ((client.table.status_index, "gsi1pk"), (client.table.track_index, "gsi2pk")):
+        await client.read(
+            "query",
+            TableName=client.table.name,
+            IndexName=index,
+            KeyConditionExpression=f"{key} = :none",
+            ExpressionAttributeValues={":none": {"S": "-"}},
+            Limit=1,
+        )
 
 
 async def _mark(client: StoreClient, *, now: int) -> None:

@@ -127,6 +127,22 @@ async def test_an_operator_sees_holder_track_attempts_and_errors(api: Api) -> No
     }
 
 
+async def test_a_labs_list_shows_the_same_facts_as_any_other(api: Api) -> None:
+    failed = in_state(State.PENDING_DELETION, 1).lease(token="t", now=NOW, lease_s=60)
+    failed = failed.fail_deletion(error="HTTP 500", now=NOW, retry_at=None)
+    await put(api, [failed, in_state(State.PENDING_DELETION, 3)])
+    by_track = (await api.admin("/sandboxes", track="lab-odd")).json()["sandboxes"]
+    everything = (await api.admin("/sandboxes")).json()["sandboxes"]
+    assert {row["sandbox_id"]: row for row in by_track} == {row["sandbox_id"]: row for row in everything}
+    assert {row["ended_by"] for row in by_track} == {"released"}
+
+
+async def test_a_lab_of_more_sandboxes_than_one_batch_of_the_store_is_listed_whole(api: Api) -> None:
+    held = [in_state(State.ALLOCATED, 2 * n) for n in range(260)]
+    await put(api, held)
+    assert sorted(await ids(api, track="lab-even", limit=1000)) == sorted(sandbox.id for sandbox in held)
+
+
 async def test_a_list_that_pauses_in_the_middle_goes_on_where_it_was(api: Api) -> None:
     """What was listed is not listed again when other rows come and go."""
     await put(api, [in_state(State.STALE, n) for n in range(1, 21)])

@@ -1,10 +1,13 @@
 """The store's own promises, on every engine: conditions, transactions, lists, unknown attributes."""
 
+import dataclasses
+
 import pytest
 
 from broker.errors import ForeignTable, ProviderAccountOwned, WriteConflict
 from broker.sandbox import EndedBy, Sandbox, State
 from broker.store import table
+from broker.store.client import StoreClient
 from broker.store.gauges import PoolGauges
 from broker.store.schema import claim_table
 from broker.wiring import Broker
@@ -204,3 +207,13 @@ async def test_every_transition_has_left_its_event(broker: Broker) -> None:
         ("allocated", "pending_deletion"),
     ]
     assert {(event["actor"], event["request_id"]) for event in history} == {("test", "req-test")}
+
+
+@pytest.mark.parametrize("index", ["status_index", "track_index"])
+async def test_a_table_without_the_configured_index_is_refused(broker: Broker, index: str) -> None:
+    """It ends the boot with a reason; unnoticed, every request would be a 500."""
+    names = dataclasses.replace(broker.client.table, **{index: "Wrong"})
+    astray = StoreClient(broker.client._dynamodb, names, timeout_s=20, connections=4, metrics=broker.metrics)
+
+    with pytest.raises(ForeignTable, match=names.name):
+        await claim_table(astray, now=NOW)
