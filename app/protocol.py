@@ -1,5 +1,6 @@
 """uvicorn's HTTP protocol with two things it lacks: a cap on the head of a request, and errors in our envelope."""
 
+import asyncio
 import json
 from typing import Any, Final
 
@@ -8,7 +9,9 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from app.errors import FRAMEWORK_CODES
 
 MAX_HEAD_BYTES: Final = 32 * 1024
-_REASONS: Final = {400: "Bad Request", 431: "Request Header Fields Too Large"}
+HEAD_S: Final = 10.0
+"""From the first byte of a request to the end of its headers: who dribbles holds a socket for no longer."""
+_REASONS: Final = {400: "Bad Request", 408: "Request Timeout", 431: "Request Header Fields Too Large"}
 
 
 class BoundedProtocol(HttpToolsProtocol):
@@ -19,6 +22,19 @@ class BoundedProtocol(HttpToolsProtocol):
     _ended_one = False
     _body_bytes = 0
     _framing = 0
+    _head_timer: asyncio.TimerHandle | None = None
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._end_head_timer()
+        super().connection_lost(exc)
+
+    def _end_head_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _head_too_slow(self) -> None:
+        self._refuse(408, f"The headers took over {HEAD_S:.0f} s.")
 
     def data_received(self, data: bytes) -> None:
         self._ended_one = False
@@ -38,6 +54,8 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
+        self._end_head_timer()
+        self._head_timer = self.loop.call_later(HEAD_S, self._head_too_slow)
         self._in_head = True
         self._head_bytes = 0
         self._framing = 0
@@ -51,6 +69,7 @@ class BoundedProtocol(HttpToolsProtocol):
         super().on_body(body)
 
     def on_headers_complete(self) -> None:
+        self._end_head_timer()
         self._in_head = False
         super().on_headers_complete()
 

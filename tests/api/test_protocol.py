@@ -223,3 +223,32 @@ def test_what_the_parser_refuses_is_a_json_line_without_the_data(served: Process
     line = served.wait_for_event("Invalid HTTP request received.")
     assert line["level"] == "warning"
     assert not any("hunter2" in text for text in served.lines)
+
+
+def test_a_head_that_dribbles_is_408_and_closed(served: Process) -> None:
+    """Half a head holds a socket for ten seconds and no longer."""
+    with socket.create_connection(("127.0.0.1", served.port), timeout=30) as connection:
+        connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\nX-Slow: ")
+        said = connection.recv(65536)
+        closed = connection.recv(65536)
+
+    assert said.startswith(b"HTTP/1.1 408 ")
+    assert b"REQUEST_TIMEOUT" in said
+    assert closed == b""
+
+
+def test_trailers_are_no_headers_and_have_a_bound(served: Process) -> None:
+    """Whoever sends trailers without end is cut off; it needs no token to try."""
+    with socket.create_connection(("127.0.0.1", served.port), timeout=30) as connection:
+        connection.sendall(b"POST /x HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n")
+        line = b"t: " + b"v" * 1000 + b"\r\n"
+        sent = 0
+        try:
+            while sent < 50_000_000:
+                connection.sendall(line * 100)
+                sent += len(line) * 100
+        except OSError:
+            pass  # reset: that is the point
+
+    assert sent < 50_000_000
+    assert served.get("/healthz").status_code == 200
