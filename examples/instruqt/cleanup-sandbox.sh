@@ -15,7 +15,7 @@ setup, _SANDBOX_ID or INSTRUQT_PARTICIPANT_ID.
 Set by the track (as secrets or variables):
   BROKER_URL             the broker's address, https://...                              required
   BROKER_API_TOKEN       the broker's token for tracks; it is never printed             required
-  SANDBOX_ENV_FILE       the file; it is removed after the release                      [/root/.sandbox-broker.env]
+  SANDBOX_ENV_FILE       the file; it is removed after the release                      [~/.sandbox-broker.env]
 
 How long it tries:
   BROKER_TOTAL_SEC             all in all, in seconds                                   [300]
@@ -263,7 +263,7 @@ case ${1:-} in
   *) die "$EXIT_USAGE" "unknown argument '$1'; --help lists the settings" ;;
 esac
 
-SANDBOX_ENV_FILE=${SANDBOX_ENV_FILE:-/root/.sandbox-broker.env}
+SANDBOX_ENV_FILE=${SANDBOX_ENV_FILE:-${HOME:-/root}/.sandbox-broker.env}
 find_sandbox
 if [[ -z $ID_TO_RELEASE ]]; then
   say "nothing to release: there is no $SANDBOX_ENV_FILE with a SANDBOX_ID, nor SANDBOX_ID itself"

@@ -15,7 +15,7 @@ Set by the track (as secrets or variables):
   SANDBOX_HOLDER         who the student is                                             [_SANDBOX_ID of Instruqt,
                                                                                          else INSTRUQT_PARTICIPANT_ID]
   INSTRUQT_TRACK_SLUG    the lab, for the broker's operators; Instruqt sets it
-  SANDBOX_ENV_FILE       where the result goes                                          [/root/.sandbox-broker.env]
+  SANDBOX_ENV_FILE       where the result goes                                          [~/.sandbox-broker.env]
 
 How long it tries:
   BROKER_TOTAL_SEC             all in all, in seconds                                   [300]
@@ -271,7 +271,7 @@ case ${1:-} in
 esac
 
 RESULT=(SANDBOX_ID SANDBOX_NAME SANDBOX_EXTERNAL_ID SANDBOX_EXPIRES_AT SANDBOX_HOLDER)
-SANDBOX_ENV_FILE=${SANDBOX_ENV_FILE:-/root/.sandbox-broker.env}
+SANDBOX_ENV_FILE=${SANDBOX_ENV_FILE:-${HOME:-/root}/.sandbox-broker.env}
 SANDBOX_HOLDER=${SANDBOX_HOLDER:-${_SANDBOX_ID:-${INSTRUQT_PARTICIPANT_ID:-}}}
 [[ -n $SANDBOX_HOLDER ]] || die "$EXIT_CONFIG" "nobody to allocate for: outside Instruqt, set SANDBOX_HOLDER"
 must_be_id SANDBOX_HOLDER "$SANDBOX_HOLDER"
