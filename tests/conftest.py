@@ -20,9 +20,11 @@ from tests.builders import NOW
 
 _numbers = itertools.count()
 
-os.environ.setdefault("AWS_ACCESS_KEY_ID", "local")
-os.environ.setdefault("AWS_SECRET_ACCESS_KEY", "local")
-os.environ.setdefault("AWS_EC2_METADATA_DISABLED", "true")
+# A run against real AWS keeps its own credentials, a profile's too.
+if not os.environ.get("BROKER_TEST_AWS_TABLE_PREFIX"):
+    os.environ.setdefault("AWS_ACCESS_KEY_ID", "local")
+    os.environ.setdefault("AWS_SECRET_ACCESS_KEY", "local")
+    os.environ.setdefault("AWS_EC2_METADATA_DISABLED", "true")
 
 
 @pytest.fixture(scope="session")
