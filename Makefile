@@ -38,7 +38,7 @@ lock: .venv/dev ## pin the dependencies anew, with hashes; no index address is r
 	$(LOCK) pyproject.toml --all-extras -o requirements/dev.txt
 	$(LOCK) pyproject.toml -c requirements/dev.txt --extra api -o requirements/api.txt
 	$(LOCK) pyproject.toml -c requirements/dev.txt --extra worker -o requirements/worker.txt
-	$(LOCK) pyproject.toml -c requirements/dev.txt --extra api --extra worker --extra local -o requirements/run.txt
+	$(LOCK) pyproject.toml -c requirements/dev.txt --extra api --extra worker --extra local --extra cli -o requirements/run.txt
 	$(LOCK) requirements/engine.in -o requirements/engine.txt
 
 clean: ## remove what make installed
