@@ -1,5 +1,6 @@
 """What both APIs answer in the same way: errors as JSON, and numbers in a query."""
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +14,13 @@ from simulator.inventory import DuplicateAccount
 
 def refusal(status: int, detail: str, *, headers: Mapping[str, str] | None = None) -> Response:
     return JSONResponse({"detail": detail}, status_code=status, headers=headers)
+
+
+async def json_body(request: Request) -> object:
+    try:
+        return json.loads(await request.body())
+    except (ValueError, RecursionError):
+        raise InvalidInput(["the body must be a JSON object"]) from None
 
 
 def whole_parameter(request: Request, name: str, *, default: int, low: int, high: int) -> int:

@@ -1,7 +1,7 @@
 """The control routes under /_simulator: for whoever runs the simulator, from the same machine only."""
 
 import ipaddress
-import json
+from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
 
@@ -13,10 +13,11 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from simulator.accounts import Account
-from simulator.answers import ERROR_HANDLERS, refusal, whole_parameter
+from simulator.answers import ERROR_HANDLERS, json_body, refusal, whole_parameter
 from simulator.faults import CSP_ID, NAME
 from simulator.fields import InvalidInput, read, text, whole
 from simulator.simulation import Simulation
+from simulator.storm import Storm
 
 MOST_ADDED = 100_000
 WORD = text(50)
@@ -44,24 +45,22 @@ def is_loopback(host: str) -> bool:
     return (mapped or address).is_loopback
 
 
-async def json_body(request: Request) -> object:
-    try:
-        return json.loads(await request.body())
-    except (ValueError, RecursionError):
-        raise InvalidInput(["the body must be a JSON object"]) from None
-
-
 class Control:
     def __init__(self, simulation: Simulation) -> None:
         self._simulation = simulation
 
     async def show_faults(self, _: Request) -> Response:
-        return JSONResponse(self._simulation.faults.shown())
+        return JSONResponse(self._simulation.shown_faults())
 
     async def change_faults(self, request: Request) -> Response:
         changes = await json_body(request)
         self._simulation.faults = self._simulation.faults.changed(changes)
-        return JSONResponse(self._simulation.faults.shown())
+        return JSONResponse(self._simulation.shown_faults())
+
+    async def begin_storm(self, request: Request) -> Response:
+        """In place of any other; 0 seconds end it."""
+        self._simulation.storm = Storm.read(await json_body(request), now=self._simulation.clock())
+        return JSONResponse(self._simulation.shown_faults())
 
     async def show_accounts(self, _: Request) -> Response:
         return _accounts(list(self._simulation.inventory))
@@ -87,6 +86,30 @@ class Control:
             return refusal(404, "Account not found.")
         return JSONResponse(account.inspected())
 
+    async def show_services(self, request: Request) -> Response:
+        """Of one account by `csp_id`, else of all: deleted ones included."""
+        inventory = self._simulation.inventory
+        accounts: Iterable[Account | None] = inventory
+        if "csp_id" in request.query_params:
+            accounts = [inventory.account(whole_parameter(request, "csp_id", default=0, low=1, high=2**53))]
+        results = []
+        for account in accounts:
+            if account is None:
+                return refusal(404, "Account not found.")
+            results += [asdict(service) for service in self._simulation.services_of(account)]
+        return JSONResponse({"results": results})
+
+    async def add_service(self, request: Request) -> Response:
+        wish = read(await json_body(request), {"csp_id": CSP_ID, "name": NAME})
+        missing = [f"{name} is required" for name in ("csp_id", "name") if name not in wish]
+        if missing:
+            raise InvalidInput(missing)
+        account = self._simulation.inventory.account(wish["csp_id"])
+        if account is None:
+            return refusal(404, "Account not found.")
+        service = self._simulation.services.add(account, name=wish["name"])
+        return JSONResponse({"results": [asdict(service)]}, status_code=201)
+
     async def show_journal(self, request: Request) -> Response:
         journal = self._simulation.journal
         seq = whole_parameter(request, "since", default=0, low=0, high=2**53)
@@ -110,9 +133,12 @@ def create_control(simulation: Simulation) -> Starlette:
         routes=[
             Route("/faults", control.show_faults, methods=["GET"]),
             Route("/faults", control.change_faults, methods=["PATCH"]),
+            Route("/storm", control.begin_storm, methods=["POST"]),
             Route("/accounts", control.show_accounts, methods=["GET"]),
             Route("/accounts", control.add_accounts, methods=["POST"]),
             Route("/accounts/{csp_id:int}", control.change_account, methods=["PATCH"]),
+            Route("/services", control.show_services, methods=["GET"]),
+            Route("/services", control.add_service, methods=["POST"]),
             Route("/journal", control.show_journal, methods=["GET"]),
             Route("/reset", control.reset, methods=["POST"]),
         ],

@@ -1,6 +1,7 @@
 """What a value from outside must look like, and how to say that it does not."""
 
 from collections.abc import Callable, Mapping
+from enum import StrEnum
 from typing import Any
 
 Check = Callable[[object], Any]
@@ -44,6 +45,35 @@ def text(longest: int) -> Check:
         if isinstance(value, str) and 1 <= len(value) <= longest and value.isprintable():
             return value
         raise ValueError(f"must be printable text of 1 to {longest} characters")
+
+    return check
+
+
+def flag(value: object) -> bool:
+    """A Check for true and false."""
+    if isinstance(value, bool):
+        return value
+    raise ValueError("must be true or false")
+
+
+def one_of(*allowed: int) -> Check:
+    """One of a few whole numbers."""
+
+    def check(value: object) -> int:
+        if isinstance(value, int) and not isinstance(value, bool) and value in allowed:
+            return value
+        raise ValueError(f"must be one of {', '.join(map(str, allowed))}")
+
+    return check
+
+
+def member_of(words: type[StrEnum]) -> Check:
+    """One of the words of an enumeration, kept as its member."""
+
+    def check(value: object) -> StrEnum:
+        if isinstance(value, str) and value in list(words):
+            return words(value)
+        raise ValueError(f"must be one of {', '.join(words)}")
 
     return check
 

@@ -1,7 +1,7 @@
 """Which accounts exist, which of them are listed, and what a deletion does. Pure: takes `now`."""
 
-from bisect import bisect_left, insort
-from collections.abc import Iterable, Iterator
+from bisect import bisect_left, bisect_right, insort
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
 from simulator.accounts import ACTIVE, SANDBOX, Account, AccountRef, first_accounts, new_account, sandbox_name
@@ -13,6 +13,23 @@ class DuplicateAccount(Exception):
     def __init__(self, csp_id: int) -> None:
         super().__init__(f"csp_id {csp_id} is taken")
         self.csp_id = csp_id
+
+
+class Listing:
+    """The accounts that are listed, by position from 0, in the order of their csp_ids."""
+
+    def __init__(self, accounts: Mapping[int, Account], csp_ids: list[int], *, skipped: list[int]) -> None:
+        """`skipped`: rising places of `csp_ids` that have no position."""
+        self._accounts = accounts
+        self._csp_ids = csp_ids
+        self._skipped_before = [place - rank for rank, place in enumerate(skipped)]
+
+    def __len__(self) -> int:
+        return len(self._csp_ids) - len(self._skipped_before)
+
+    def __getitem__(self, position: int) -> Account:
+        place = position + bisect_right(self._skipped_before, position)
+        return self._accounts[self._csp_ids[place]]
 
 
 class Inventory:
@@ -41,32 +58,34 @@ class Inventory:
         """Every account by rising csp_id, deleted ones included."""
         return (self._accounts[csp_id] for csp_id in sorted(self._accounts))
 
-    def page(
-        self, *, offset: int, limit: int, now: float, lag_s: float, hidden: tuple[AccountRef, ...] = ()
-    ) -> list[Account]:
-        """A slice of the listing by rising csp_id.
+    def listing(self, *, now: float, lag_s: float, hidden: tuple[AccountRef, ...] = ()) -> "Listing":
+        """What is listed, as of now: valid until the next change of the inventory.
 
         A deleted account is listed while `now < deleted_at + lag_s`, by the lag of this call. Accounts named
-        by `hidden` are left out, and offsets count without them.
+        by `hidden` are left out.
         """
         self._settle(cutoff=now - lag_s)
         left_out = {csp_id for ref in hidden for csp_id in self._named(ref)}
-        start = offset
-        for csp_id in sorted(left_out):
-            position = bisect_left(self._listed, csp_id)
-            if position <= start and self._holds(position, csp_id):
-                start += 1
-        window = self._listed[start : start + limit + len(left_out)]
-        return [self._accounts[csp_id] for csp_id in window if csp_id not in left_out][:limit]
+        places = ((bisect_left(self._listed, csp_id), csp_id) for csp_id in sorted(left_out))
+        return Listing(
+            self._accounts, self._listed, skipped=[place for place, csp_id in places if self._holds(place, csp_id)]
+        )
+
+    def account(self, csp_id: int) -> Account | None:
+        return self._accounts.get(csp_id)
+
+    def account_of(self, uuid: str) -> Account | None:
+        csp_id = self._by_uuid.get(uuid)
+        return None if csp_id is None else self._accounts[csp_id]
 
     def request_delete(self, uuid: str) -> Account | None:
         """Count a DELETE. None when the provider never had such an account."""
-        csp_id = self._by_uuid.get(uuid)
-        if csp_id is None:
+        account = self.account_of(uuid)
+        if account is None:
             return None
-        account = self._accounts[csp_id]
-        self._accounts[csp_id] = replace(account, delete_requests=account.delete_requests + 1)
-        return self._accounts[csp_id]
+        counted = replace(account, delete_requests=account.delete_requests + 1)
+        self._accounts[account.csp_id] = counted
+        return counted
 
     def delete(self, csp_id: int, *, now: float) -> bool:
         """Delete, once: False when it is already deleted, or is no sandbox."""

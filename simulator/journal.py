@@ -19,7 +19,7 @@ class Call:
     method: str
     path: str
     query: str
-    status: int
+    status: int | None  # None: no answer was begun
 
 
 class Journal:
@@ -29,7 +29,9 @@ class Journal:
         self._calls: deque[Call] = deque(maxlen=KEPT)
         self.last_seq = 0
 
-    def record(self, *, at: float, duration_s: float, method: str, path: str, query: str, status: int) -> None:
+    def record(
+        self, *, at: float, duration_s: float, method: str, path: str, query: str, status: int | None
+    ) -> None:
         self.last_seq += 1
         call = Call(
             seq=self.last_seq,
@@ -56,7 +58,8 @@ class Journaling:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         journal = self._journal()  # at arrival: a call from before a reset stays out of the new journal
-        at, began, status = self._clock(), time.perf_counter(), 500
+        at, began = self._clock(), time.perf_counter()
+        status: int | None = None
 
         async def observed(message: Message) -> None:
             nonlocal status
@@ -66,6 +69,9 @@ class Journaling:
 
         try:
             await self._app(scope, receive, observed)
+        except Exception:
+            status = 500  # which a middleware further out will answer
+            raise
         finally:
             journal.record(
                 at=at,

@@ -5,24 +5,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
-from simulator.faults import LAG_S, WAIT_S
+from simulator.faults import LAG_S, SERVICES, WAIT_S
 from simulator.fields import Check, InvalidInput, whole
+from simulator.manual import EPILOG
 
-DEFAULT_TOKEN = "simulator-token"  # noqa: S105 - guards invented accounts; `python -m simulator` should just run
-
-EPILOG = """\
-In brackets: the environment variable, which a flag wins over, and the default. While it runs, its faults are
-switched under /_simulator, from this machine, without a token:
-
-  curl http://127.0.0.1:9100/_simulator/faults
-  curl -X PATCH http://127.0.0.1:9100/_simulator/faults -d '{"delete_500_rate": 0.3, "listing_lag_s": 60}'
-  curl -X POST  http://127.0.0.1:9100/_simulator/accounts -d '{"count": 50}'
-  curl -X PATCH http://127.0.0.1:9100/_simulator/accounts/2009004 -d '{"state": "disabled"}'
-  curl http://127.0.0.1:9100/_simulator/journal?since=0
-  curl -X POST  http://127.0.0.1:9100/_simulator/reset
-
-Ends with 0 on SIGTERM or SIGINT, 1 when it cannot listen, 2 on an option it does not accept.
-"""
+# These guard invented accounts; `python -m simulator` should just run.
+DEFAULT_TOKEN = "simulator-token"  # noqa: S105
+DEFAULT_EMAIL = "services@simulator.invalid"
+DEFAULT_PASSWORD = "simulator-password"  # noqa: S105
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +25,9 @@ class Settings:
     delete_latency_s: float = 0.2
     listing_lag_s: float = 0.0
     seed: int = 1
+    services_per_account: int = 0
+    services_email: str = DEFAULT_EMAIL
+    services_password: str = field(default=DEFAULT_PASSWORD, repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +41,10 @@ class Option:
     @property
     def flag(self) -> str:
         return f"--{self.name.replace('_', '-')}"
+
+    @property
+    def metavar(self) -> str:
+        return "N" if self.number is int else self.name.rpartition("_")[2].upper()
 
     def read(self, given: str) -> Any:
         """The setting's value.
@@ -65,7 +62,7 @@ class Option:
 
 
 def _word(value: object) -> str:
-    """A host, or a token in a header. The message never repeats it: the token may be a real one."""
+    """A host, or a secret. The message never repeats it: the secret may be a real one."""
     if isinstance(value, str) and value and value.isascii() and value.isprintable() and " " not in value:
         return value
     raise ValueError("must be 1 or more printable ASCII characters without spaces")
@@ -116,6 +113,25 @@ OPTIONS = (
         check=whole(0, 2**32 - 1),
         help="the same seed gives the same accounts and the same chances",
     ),
+    Option(
+        name="services_per_account",
+        env="SIM_SERVICES_PER_ACCOUNT",
+        number=int,
+        check=SERVICES,
+        help="how many in-sandbox services every sandbox has at the start",
+    ),
+    Option(
+        name="services_email",
+        env="SIM_SERVICES_EMAIL",
+        check=_word,
+        help="who may sign in at the in-sandbox services",
+    ),
+    Option(
+        name="services_password",
+        env="SIM_SERVICES_PASSWORD",
+        check=_word,
+        help="and with which password",
+    ),
 )
 
 
@@ -138,7 +154,7 @@ def _parser() -> argparse.ArgumentParser:
         parser.add_argument(
             option.flag,
             dest=option.name,
-            metavar=option.name.rpartition("_")[2].upper(),
+            metavar=option.metavar,
             help=f"{option.help} [{option.env}; {default}]",
         )
     return parser

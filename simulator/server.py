@@ -12,8 +12,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount, Route
 
+from simulator.connection import Connection
 from simulator.control import create_control
 from simulator.provider import create_provider
+from simulator.services_api import create_services
 from simulator.simulation import Simulation
 
 DRAIN_S = 5  # `Simulation.close` ends what is in hand at once; this bounds a caller that does not read its answer
@@ -34,6 +36,7 @@ def create_app(simulation: Simulation) -> Starlette:
         routes=[
             Route("/healthz", _healthz, methods=["GET"]),
             Mount("/_simulator", create_control(simulation)),
+            *create_services(simulation),
             Mount("/", create_provider(simulation)),
         ]
     )
@@ -72,6 +75,7 @@ async def serving(simulation: Simulation, listener: socket.socket | None = None)
     url = url_of(listener)
     config = uvicorn.Config(
         create_app(simulation),
+        http=Connection,
         log_config=None,
         log_level="warning",
         access_log=False,

@@ -1,5 +1,6 @@
 """`python -m simulator` as a process: its options, its signals, its exit codes."""
 
+import json
 import signal
 import subprocess
 import sys
@@ -11,7 +12,9 @@ from pathlib import Path
 import httpx
 import pytest
 
+from simulator.faults import CHECKS, Faults
 from simulator.fields import InvalidInput
+from simulator.manual import EXAMPLES
 from simulator.options import OPTIONS, Settings, read_settings
 
 ROOT = Path(__file__).parents[2]
@@ -129,13 +132,21 @@ def test_a_bad_option_is_one_sentence_and_ends_with_2():
     assert ended.stderr == "simulator: --port must be a whole number from 0 to 65535.\n"
 
 
-def test_help_tells_every_option_its_variable_and_its_default():
-    ended = run("--help", CSP_API_TOKEN="a-real-secret")
+def test_help_tells_every_option_its_variable_and_its_default_and_every_switch():
+    ended = run("--help", CSP_API_TOKEN="a-real-secret", SIM_SERVICES_PASSWORD="a-real-secret")
     assert (ended.returncode, ended.stderr) == (0, "")
     for option in OPTIONS:
         assert option.flag in ended.stdout
         assert f"[{option.env};" in " ".join(ended.stdout.split())
+    assert all(f"\n  {name} " in ended.stdout for name in CHECKS)
     assert "a-real-secret" not in ended.stdout
+
+
+def test_every_switch_is_in_a_line_to_copy_and_every_such_line_is_accepted():
+    told = [json.loads(line.split("'")[1]) for line in EXAMPLES.splitlines() if line.startswith("  faults '")]
+    for changes in told:
+        assert Faults().changed(changes) != Faults()
+    assert {name for changes in told for name in changes} == set(CHECKS)
 
 
 def test_the_defaults_are_those_of_the_settings():
@@ -161,6 +172,9 @@ BOUNDS = [
     ("--listing-lag-s", "SIM_LISTING_LAG_S", ["0", "5184000"], ["-1", "5184001", "nan"]),
     ("--seed", "SIM_SEED", ["0", "4294967295"], ["-1", "4294967296", "x"]),
     ("--token", "CSP_API_TOKEN", ["x", "a-b_c.~!"], ["a b", "ü", "a\nb"]),
+    ("--services-per-account", "SIM_SERVICES_PER_ACCOUNT", ["0", "100"], ["-1", "101", "x"]),
+    ("--services-email", "SIM_SERVICES_EMAIL", ["a@b.example"], ["a b", "ü"]),
+    ("--services-password", "SIM_SERVICES_PASSWORD", ["x", "p-w~!"], ["a b", "ü"]),
     ("--host", "SIM_HOST", ["::1", "localhost"], ["a\nb", "ä", "a b"]),
 ]
 

@@ -104,6 +104,44 @@ async def test_the_latency_of_the_listing_is_waited_for(simulator: Simulated):
     assert time.monotonic() - began >= 0.2
 
 
+async def test_a_share_of_the_deletions_takes_much_longer_and_the_same_ones_after_a_reset(simulator: Simulated):
+    async def waits() -> list[float]:
+        await simulator.http.post("/_simulator/reset")
+        await simulator.switch(
+            delete_slow_rate=0.1, delete_slow_s=40, list_slow_rate=0.9, list_slow_s=50, list_latency_s=1
+        )
+        simulation = simulator.simulation
+        return [
+            *(simulation.plan_delete(None)[0] for _ in range(200)),
+            *(simulation.plan_list(page=1)[0] for _ in range(200)),
+        ]
+
+    first = await waits()
+    assert set(first[:200]) == {0, 40}
+    assert 10 <= first[:200].count(40) <= 30
+    assert set(first[200:]) == {1, 50}
+    assert 10 <= first[200:].count(1) <= 30
+    assert await waits() == first
+
+
+async def test_the_heavy_tail_is_waited_for(simulator: Simulated):
+    account = (await simulator.sandboxes())[0]
+    await simulator.switch(delete_slow_rate=1, delete_slow_s=0.2, list_slow_rate=1, list_slow_s=0.2)
+    began = time.monotonic()
+    assert (await simulator.delete(account)).status_code == 204
+    assert time.monotonic() - began >= 0.2
+    began = time.monotonic()
+    assert (await simulator.page()).status_code == 200
+    assert time.monotonic() - began >= 0.2
+
+
+async def test_jitter_of_the_listing_adds_to_its_latency(simulator: Simulated):
+    await simulator.switch(list_latency_s=5, list_latency_jitter_s=5)
+    waits = [simulator.simulation.plan_list(page=1)[0] for _ in range(200)]
+    assert 5 <= min(waits) < 5.5
+    assert 9.5 < max(waits) <= 10
+
+
 async def test_jitter_adds_between_nothing_and_itself_to_the_latency(simulator: Simulated):
     await simulator.switch(delete_latency_s=5, delete_latency_jitter_s=5)
     waits = [simulator.simulation.plan_delete(None)[0] for _ in range(200)]
