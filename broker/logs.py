@@ -16,6 +16,9 @@ from broker.masking import Masker
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 """The id of the request or job run in whose course something is logged."""
 
+_masker: Final = Masker()
+"""The mask of this process's log, which is one as the log is."""
+
 _STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {
     "message",
     "asctime",
@@ -58,10 +61,16 @@ class _WithRequest(QueueHandler):
         return record
 
 
+def hide(secrets: Iterable[str]) -> None:
+    """Never show these in this process's log from now on: a rotated secret is told here before it is used."""
+    _masker.learn(secrets)
+
+
 def configure(process: str, *, level: str, secrets: Iterable[str]) -> None:
     """Send everything that this process logs through the one JSON handler. Call once, at the start."""
     out = logging.StreamHandler(sys.stdout)
-    out.setFormatter(JsonFormatter(Masker(secrets), process=process))
+    hide(secrets)
+    out.setFormatter(JsonFormatter(_masker, process=process))
     lines: queue.SimpleQueue[logging.LogRecord] = queue.SimpleQueue()
     listener = QueueListener(lines, out)
     listener.start()

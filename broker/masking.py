@@ -5,6 +5,10 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, Final
 
 MASK: Final = "***"
+MIN_KNOWN_CHARS: Final = 6
+"""A shorter secret is not masked by its value: it would be found in half of all words."""
+_MAX_KNOWN: Final = 1000
+"""Rotations are remembered up to this number: an old value is still worth hiding."""
 _MAX_DEPTH = 8
 
 _SECRET_NAME = re.compile(
@@ -99,13 +103,21 @@ class Masker:
     """Masks text and nested values. Knows the process's own secrets by their exact value."""
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
-        known = sorted({s for s in secrets if len(s) >= 6}, key=len, reverse=True)
+        self._secrets: dict[str, None] = {}
+        self._known: re.Pattern[str] | None = None
+        self.learn(secrets)
+
+    def learn(self, secrets: Iterable[str]) -> None:
+        """Mask these too, from now on; a thread that is masking meanwhile sees the old set or the new one."""
+        self._secrets |= dict.fromkeys(s for s in secrets if len(s) >= MIN_KNOWN_CHARS)
+        self._secrets = dict.fromkeys(list(self._secrets)[-_MAX_KNOWN:])
+        known = sorted(self._secrets, key=len, reverse=True)
         self._known = re.compile("|".join(map(re.escape, known))) if known else None
 
     def text(self, text: str) -> str:
         """The text with every secret that it shows replaced by `***`."""
-        if self._known is not None:
-            text = self._known.sub(MASK, text)
+        if (known := self._known) is not None:
+            text = known.sub(MASK, text)
         low = text.lower()
         for words, shape, replacement in _SHAPES:
             if any(word in low for word in words):

@@ -166,6 +166,7 @@ class ApiSettings(CoreSettings):
     limit_per_address: str = Field(
         "60/minute", alias="RATE_LIMIT_PER_ADDRESS", description=RATE_FORM, pattern=RATE_LIMIT
     )
+    request_timeout_s: float = Field(15, alias="REQUEST_TIMEOUT_SEC", ge=1, le=120)
     drain_notice_s: float = Field(5, alias="DRAIN_NOTICE_SEC", ge=0, le=60)
     docs: bool = Field(True, alias="DOCS_ENABLED")
     meta: bool = Field(True, alias="META_ENABLED")
@@ -228,7 +229,9 @@ class WorkerSettings(CoreSettings):
         pattern=r"^https?://[^/]",
         validate_default=True,
     )
-    provider_token: SecretStr = Field(SecretStr(""), alias="CSP_API_TOKEN", min_length=1, validate_default=True)
+    provider_token_file: str | None = Field(None, alias="CSP_API_TOKEN_FILE")
+    provider_token_managed: str | None = Field(None, alias="CSP_API_TOKEN_SECRET")
+    provider_token: SecretStr = Field(SecretStr(""), alias="CSP_API_TOKEN", validate_default=True)
     host: str = Field("0.0.0.0", alias="WORKER_HOST")  # noqa: S104  the container's only interface
     port: int = Field(9090, alias="WORKER_PORT", ge=1, le=65535)
     grace_minutes: float = Field(30, alias="GRACE_PERIOD_MINUTES", ge=0, le=24 * 60)
@@ -240,16 +243,127 @@ class WorkerSettings(CoreSettings):
     purge_after_hours: float = Field(24, alias="STALE_PURGE_AFTER_HOURS", gt=0, le=24 * 365)
     gauges_interval_s: Seconds = Field(60, alias="GAUGES_INTERVAL_SEC", le=WEEK_S)
     clean_concurrency: int = Field(20, alias="CLEANUP_CONCURRENCY", ge=1, le=200)
+    leader_lease_s: float = Field(15, alias="LEADER_LEASE_SEC", ge=1, le=60)
+    clean_lease_s: float = Field(30, alias="CLEANUP_LEASE_SEC", ge=1, le=600)
+    failed_retry_hours: float = Field(6, alias="CLEANUP_FAILED_RETRY_HOURS", gt=0, le=24 * 365)
+    clean_concurrency_min: int | None = Field(None, alias="CLEANUP_CONCURRENCY_MIN", ge=1, le=200)
+    deletes_per_s: float = Field(10, alias="CSP_DELETES_PER_SEC", gt=0, le=1000)
+    deletes_per_s_min: float | None = Field(None, alias="CSP_DELETES_PER_SEC_MIN", gt=0, le=1000)
     clean_max_attempts: int = Field(8, alias="CLEANUP_MAX_ATTEMPTS", ge=1, le=100)
     retry_base_s: Seconds = Field(10, alias="CLEANUP_RETRY_BASE_SEC", le=WEEK_S)
     retry_cap_s: Seconds = Field(900, alias="CLEANUP_RETRY_CAP_SEC", le=WEEK_S)
     delete_timeout_s: Seconds = Field(60, alias="CSP_DELETE_TIMEOUT_SEC", le=600)
     read_timeout_s: Seconds = Field(10, alias="CSP_READ_TIMEOUT_SEC", le=600)
+    breaker_open_s: Seconds = Field(15, alias="CSP_BREAKER_OPEN_SEC", le=3600)
+    read_attempts: int = Field(5, alias="CSP_READ_ATTEMPTS", ge=1, le=20)
+    max_body_mb: float = Field(8, alias="CSP_MAX_BODY_MB", gt=0, le=256)
     page_size: int = Field(500, alias="CSP_PAGE_SIZE", ge=2, le=1000)
+    services_enabled: bool = Field(False, alias="NIOSXAAS_ENABLED")
+    services_shadow: bool = Field(True, alias="NIOSXAAS_SHADOW")
+    services_url: Annotated[str | None, Encrypted] = Field(
+        None, alias="NIOSXAAS_BASE_URL", description="a URL such as https://host", pattern=r"^https?://[^/]"
+    )
+    services_timeout_s: Seconds = Field(20, alias="NIOSXAAS_TIMEOUT_SEC", le=600)
+    services_email: str = Field("", alias="NIOSXAAS_EMAIL", validate_default=True)
+    services_prefix: str = Field("", alias="NIOSXAAS_NAME_FILTER", max_length=255, validate_default=True)
+    services_password_file: str | None = Field(None, alias="NIOSXAAS_PASSWORD_FILE")
+    services_password_managed: str | None = Field(None, alias="NIOSXAAS_PASSWORD_SECRET")
+    services_password: SecretStr = Field(SecretStr(""), alias="NIOSXAAS_PASSWORD", validate_default=True)
 
     @property
     def grace_s(self) -> int:
         return round(self.grace_minutes * 60)
+
+    @property
+    def clean_concurrency_floor(self) -> int:
+        """Unset, it yields to a lower CLEANUP_CONCURRENCY: nobody is to set two numbers to lower one."""
+        return self.clean_concurrency_min or min(2, self.clean_concurrency)
+
+    @property
+    def deletes_per_s_floor(self) -> float:
+        return self.deletes_per_s_min or min(0.5, self.deletes_per_s)
+
+    @property
+    def max_body_bytes(self) -> int:
+        return round(self.max_body_mb * 1024 * 1024)
+
+    @field_validator(
+        "provider_token_file",
+        "provider_token_managed",
+        "services_password_file",
+        "services_password_managed",
+        mode="before",
+    )
+    @classmethod
+    def _empty_is_unset(cls, value: Any) -> Any:
+        return value or None
+
+    @field_validator("provider_token_managed")
+    @classmethod
+    def _one_reference_to_the_token(cls, managed: str | None, info: ValidationInfo) -> str | None:
+        if managed and info.data.get("provider_token_file"):
+            raise ValueError("is set, and CSP_API_TOKEN_FILE too: keep one of them")
+        return managed
+
+    @field_validator("services_password_managed")
+    @classmethod
+    def _one_reference_to_the_password(cls, managed: str | None, info: ValidationInfo) -> str | None:
+        if managed and info.data.get("services_password_file"):
+            raise ValueError("is set, and NIOSXAAS_PASSWORD_FILE too: keep one of them")
+        return managed
+
+    @field_validator("provider_token")
+    @classmethod
+    def _one_token(cls, token: SecretStr, info: ValidationInfo) -> SecretStr:
+        """The value, a file or a managed secret. A reference is judged when it is read, not here."""
+        if elsewhere := _elsewhere(info, "provider_token", "CSP_API_TOKEN"):
+            if token.get_secret_value():
+                raise ValueError(f"is set, and {elsewhere} too: keep one of them")
+            return token
+        why = weak_token(token)
+        if why and (_guarded_by(info) or not token.get_secret_value()):
+            raise ValueError(why)
+        return token
+
+    @field_validator("services_password")
+    @classmethod
+    def _one_password(cls, password: SecretStr, info: ValidationInfo) -> SecretStr:
+        if elsewhere := _elsewhere(info, "services_password", "NIOSXAAS_PASSWORD"):
+            if password.get_secret_value():
+                raise ValueError(f"is set, and {elsewhere} too: keep one of them")
+        elif info.data.get("services_enabled") and not password.get_secret_value():
+            raise ValueError("is missing, and NIOSXAAS_ENABLED is true")
+        return password
+
+    @field_validator("services_email", "services_prefix")
+    @classmethod
+    def _needed_for_services(cls, value: str, info: ValidationInfo) -> str:
+        """An empty prefix would be every service: nothing to choose by leaving it out."""
+        if info.data.get("services_enabled") and not value.strip():
+            raise ValueError("is missing, and NIOSXAAS_ENABLED is true")
+        return value
+
+    @field_validator("clean_concurrency_min")
+    @classmethod
+    def _floor_of_concurrency(cls, floor: int | None, info: ValidationInfo) -> int | None:
+        if floor is not None and floor > info.data.get("clean_concurrency", floor):
+            raise ValueError("is more than CLEANUP_CONCURRENCY")
+        return floor
+
+    @field_validator("deletes_per_s_min")
+    @classmethod
+    def _floor_of_rate(cls, floor: float | None, info: ValidationInfo) -> float | None:
+        if floor is not None and floor > info.data.get("deletes_per_s", floor):
+            raise ValueError("is more than CSP_DELETES_PER_SEC")
+        return floor
+
+
+def _elsewhere(info: ValidationInfo, name: str, variable: str) -> str | None:
+    """The variable that says where this secret is kept, if one does, a refused one included."""
+    for suffix, what in (("_file", "_FILE"), ("_managed", "_SECRET")):
+        if info.data.get(name + suffix, "refused"):
+            return variable + what
+    return None
 
 
 def _variables(settings: type[CoreSettings]) -> Iterator[tuple[str, str]]:

@@ -268,3 +268,21 @@ def test_a_long_line_without_secrets_is_quick() -> None:
         began = time.perf_counter()
         Masker([OWN]).text(text)
         assert time.perf_counter() - began < 5, piece
+
+
+def test_a_secret_that_is_learned_later_is_masked_from_then_on() -> None:
+    masker = Masker(["the-first-one"])
+    assert masker.text("the-first-one, the-second-one") == f"{MASK}, the-second-one"
+
+    masker.learn(["the-second-one"])
+
+    assert masker.text("the-first-one, the-second-one") == f"{MASK}, {MASK}"
+
+
+def test_a_thousand_rotations_are_remembered_and_not_for_ever_more() -> None:
+    masker = Masker()
+    for n in range(1500):
+        masker.learn([f"rotated-{n:06d}"])
+
+    assert masker.text("rotated-001499 rotated-000500") == f"{MASK} {MASK}"
+    assert masker.text("rotated-000499") == "rotated-000499"

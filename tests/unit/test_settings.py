@@ -19,7 +19,8 @@ from broker.settings import (
 from tests.api.service import ADMIN_TOKEN, API_TOKEN
 
 TOKENS = {"BROKER_API_TOKEN": API_TOKEN, "BROKER_ADMIN_TOKEN": ADMIN_TOKEN}
-PROVIDER = {"CSP_BASE_URL": "https://provider.example.org", "CSP_API_TOKEN": "a-provider-token"}
+PROVIDER_TOKEN = "a-provider-token-4f1c0a9be2"
+PROVIDER = {"CSP_BASE_URL": "https://provider.example.org", "CSP_API_TOKEN": PROVIDER_TOKEN}
 DEVELOPMENT = {"BROKER_ENV": "development"}
 
 EXAMPLE_VALUE = "looks like an example value (a word such as changeme or password, one character, digits only)"
@@ -85,6 +86,77 @@ def test_a_token_that_is_not_set_is_named_by_its_variable() -> None:
     assert [line.split(":")[0] for line in problems(WorkerSettings)] == ["CSP_BASE_URL", "CSP_API_TOKEN"]
 
 
+TOKEN, FILE, MANAGED = "CSP_API_TOKEN", "CSP_API_TOKEN_FILE", "CSP_API_TOKEN_SECRET"
+PASSWORD = "NIOSXAAS_PASSWORD"
+SERVICES = {"NIOSXAAS_ENABLED": "true", "NIOSXAAS_EMAIL": "a@b.org", "NIOSXAAS_NAME_FILTER": "lab-"}
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({}, ["CSP_API_TOKEN: is missing"]),
+        ({TOKEN: "too-short"}, ["CSP_API_TOKEN: is shorter than 20 characters"]),
+        ({TOKEN: "changeme-4f1c0a9be2d77a31"}, [f"CSP_API_TOKEN: {EXAMPLE_VALUE}"]),
+        ({TOKEN: "", FILE: "", MANAGED: ""}, ["CSP_API_TOKEN: is missing"]),
+        ({TOKEN: PROVIDER_TOKEN, FILE: "/t"},
+         ["CSP_API_TOKEN: is set, and CSP_API_TOKEN_FILE too: keep one of them"]),
+        ({TOKEN: PROVIDER_TOKEN, MANAGED: "t"},
+         ["CSP_API_TOKEN: is set, and CSP_API_TOKEN_SECRET too: keep one of them"]),
+        ({FILE: "/t", MANAGED: "t"},
+         ["CSP_API_TOKEN_SECRET: is set, and CSP_API_TOKEN_FILE too: keep one of them"]),
+        ({TOKEN: PROVIDER_TOKEN}, []),
+        ({FILE: "/t"}, []),
+        ({MANAGED: "t#key", TOKEN: ""}, []),
+    ],
+    ids=repr,
+)  # fmt: skip
+def test_the_providers_token_is_kept_in_exactly_one_place(given: dict[str, str], said: list[str]) -> None:
+    values = {"CSP_BASE_URL": "https://provider.example.org"} | given
+    if said:
+        assert problems(WorkerSettings, **values) == said
+    else:
+        WorkerSettings(**values)
+
+
+def test_in_development_any_token_of_the_provider_will_do_but_none() -> None:
+    assert worker(**DEVELOPMENT, CSP_API_TOKEN="x").provider_token.get_secret_value() == "x"
+    assert problems(worker, **DEVELOPMENT, CSP_API_TOKEN="") == ["CSP_API_TOKEN: is missing"]
+
+
+@pytest.mark.parametrize(
+    ("given", "variables"),
+    [
+        ({"NIOSXAAS_ENABLED": "true"}, ["NIOSXAAS_EMAIL", "NIOSXAAS_NAME_FILTER", PASSWORD]),
+        (SERVICES, [PASSWORD]),
+        (SERVICES | {PASSWORD: "p", f"{PASSWORD}_FILE": "/p"}, [PASSWORD]),
+        (SERVICES | {f"{PASSWORD}_SECRET": "p", f"{PASSWORD}_FILE": "/p"}, [f"{PASSWORD}_SECRET"]),
+        (SERVICES | {PASSWORD: "p", "NIOSXAAS_NAME_FILTER": "  "}, ["NIOSXAAS_NAME_FILTER"]),
+        (SERVICES | {PASSWORD: "p", "NIOSXAAS_BASE_URL": "http://x"}, ["NIOSXAAS_BASE_URL"]),
+        (SERVICES | {PASSWORD: "p"}, []),
+        (SERVICES | {f"{PASSWORD}_FILE": "/p"}, []),
+        (SERVICES | {f"{PASSWORD}_SECRET": "p"}, []),
+        ({}, []),
+    ],
+)
+def test_what_services_need_is_asked_for_where_they_are_enabled(
+    given: dict[str, str], variables: list[str]
+) -> None:
+    if variables:
+        assert [line.split(":")[0] for line in problems(worker, **given)] == variables
+    else:
+        assert worker(**given).services_shadow, "nothing is deleted unless somebody says so"
+
+
+def test_a_floor_that_nobody_set_yields_to_a_lower_ceiling() -> None:
+    """CLEANUP_CONCURRENCY=1 was good before there was a floor, and still is."""
+    assert worker(CLEANUP_CONCURRENCY="1", CSP_DELETES_PER_SEC="0.1").clean_concurrency_floor == 1
+    assert worker(CLEANUP_CONCURRENCY="1", CSP_DELETES_PER_SEC="0.1").deletes_per_s_floor == 0.1
+    assert (worker().clean_concurrency_floor, worker().deletes_per_s_floor) == (2, 0.5)
+    assert problems(worker, CLEANUP_CONCURRENCY="1", CLEANUP_CONCURRENCY_MIN="2") == [
+        "CLEANUP_CONCURRENCY_MIN: is more than CLEANUP_CONCURRENCY"
+    ]
+
+
 def test_rules_about_two_settings_are_listed_with_everything_else() -> None:
     found = problems(
         api,
@@ -128,6 +200,7 @@ NUMBERS = [
     (api, "API_PORT", 1, 65535, 0, 65536),
     (api, "LAB_DURATION_HOURS", 0.01, 720, 0, 720.5),
     (api, "MAX_PER_HOLDER", 1, 100, 0, 101),
+    (api, "REQUEST_TIMEOUT_SEC", 1, 120, 0.9, 121),
     (api, "DRAIN_NOTICE_SEC", 0, 29, -1, 61),
     (worker, "WORKER_PORT", 1, 65535, 0, 65536),
     (worker, "GRACE_PERIOD_MINUTES", 0, 1440, -1, 1441),
@@ -145,10 +218,22 @@ NUMBERS = [
     (worker, "CSP_DELETE_TIMEOUT_SEC", 0.5, 600, 0, 601),
     (worker, "CSP_READ_TIMEOUT_SEC", 0.5, 600, 0, 601),
     (worker, "CSP_PAGE_SIZE", 2, 1000, 1, 1001),
+    (worker, "CSP_READ_ATTEMPTS", 1, 20, 0, 21),
+    (worker, "CSP_MAX_BODY_MB", 0.01, 256, 0, 257),
+    (worker, "CSP_DELETES_PER_SEC", 0.1, 1000, 0, 1001),
+    (worker, "CLEANUP_CONCURRENCY_MIN", 1, 20, 0, 21),
+    (worker, "CSP_DELETES_PER_SEC_MIN", 0.01, 10, 0, 10.1),
+    (worker, "NIOSXAAS_TIMEOUT_SEC", 0.5, 600, 0, 601),
+    (worker, "CSP_BREAKER_OPEN_SEC", 0.1, 3600, 0, 3601),
+    (worker, "LEADER_LEASE_SEC", 1, 60, 0.9, 61),
+    (worker, "CLEANUP_LEASE_SEC", 1, 600, 0.9, 601),
+    (worker, "CLEANUP_FAILED_RETRY_HOURS", 0.1, 8760, 0, 8761),
 ]
 
 
-@pytest.mark.parametrize(("make", "name", "low", "high", "too_low", "too_high"), NUMBERS, ids=lambda v: str(v))
+@pytest.mark.parametrize(
+    ("make", "name", "low", "high", "too_low", "too_high"), NUMBERS, ids=lambda v: getattr(v, "__name__", str(v))
+)
 def test_every_number_has_two_bounds(
     make: Any, name: str, low: float, high: float, too_low: float, too_high: float
 ) -> None:
@@ -163,7 +248,7 @@ def test_no_number_is_without_an_entry_in_that_table() -> None:
         field.alias
         for settings in (ApiSettings, WorkerSettings)
         for field in settings.model_fields.values()
-        if field.annotation in (int, float)
+        if field.annotation in (int, float, int | None, float | None)
     }
     assert numbers == {name for _, name, *_ in NUMBERS}
 
@@ -238,7 +323,7 @@ def test_no_problem_repeats_a_value() -> None:
 def test_secrets_are_told_to_the_mask_and_to_nobody_else() -> None:
     settings = api()
     assert set(settings.secrets()) == {API_TOKEN, ADMIN_TOKEN}
-    assert worker().secrets() == ["a-provider-token"]
+    assert worker().secrets() == [PROVIDER_TOKEN, ""]
     for text in (repr(settings), str(settings), repr(settings.effective())):
         assert API_TOKEN not in text
         assert ADMIN_TOKEN not in text
@@ -281,4 +366,4 @@ def test_the_defaults_are_those_of_the_design() -> None:
     assert (a.lab_duration_hours, a.drain_timeout_s, a.drain_notice_s, a.port) == (4, 30, 5, 8080)
     assert (a.status_index, a.track_index, a.max_per_holder) == ("StatusIndex", "TrackIndex", 5)
     assert (w.grace_minutes, w.sync_interval_s, w.sweep_interval_s, w.expiry_interval_s) == (30, 600, 300, 300)
-    assert (w.delete_timeout_s, w.read_timeout_s) == (60, 10)
+    assert (w.delete_timeout_s, w.read_timeout_s, w.read_attempts, w.max_body_bytes) == (60, 10, 5, 8 * 2**20)

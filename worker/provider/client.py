@@ -1,72 +1,78 @@
-"""The provider's HTTP API: typed answers, named errors, a deadline on every call."""
+"""The provider's accounts: list and delete, with retries for reads, one try for deletions, and a breaker each."""
 
 import asyncio
-import logging
-import random
-import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import quote
 
-import httpx
-from pydantic import SecretStr
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt, wait_exponential_jitter
 
 from broker.metrics import Metrics
 from broker.policy import Account
 from worker.provider.accounts import InvalidAccount, account_from
+from worker.provider.answers import parsed, results_of
+from worker.provider.calls import Answer, Calls
+from worker.provider.errors import ListingShifted, ProviderError, may_pass
+from worker.provider.gates import Gates
+from worker.provider.permits import Permit, Refusal
+from worker.provider.secrets import Secret
 
-log = logging.getLogger("worker")
+__all__ = ["MAX_LISTINGS", "ListingShifted", "Page", "ProviderClient", "ProviderError", "ProviderLimits"]
 
-READ_TRIES: Final = 3
 READ_PAUSE_S: Final = 0.5
+READ_PAUSE_CAP_S: Final = 30.0
 MAX_ENTRIES: Final = 2_000_000
 MAX_LISTINGS: Final = 3
 """How often a listing that shifts under the reader is begun anew."""
+DELETE_BODY_BYTES: Final = 65_536
 
-
-class ProviderError(Exception):
-    """A call that failed; `kind` is a stable word for metrics and for people."""
-
-    def __init__(self, kind: str, detail: str = "") -> None:
-        super().__init__(f"{kind}: {detail}" if detail else kind)
-        self.kind = kind
-
-
-class ListingShifted(ProviderError):
-    """Entries moved while the listing was read: something may have been passed over."""
-
-    def __init__(self) -> None:
-        super().__init__("LISTING_SHIFTED")
+_backoff_s = wait_exponential_jitter(multiplier=READ_PAUSE_S, max=READ_PAUSE_CAP_S, jitter=READ_PAUSE_S)
 
 
 @dataclass(slots=True)
 class Page:
-    """One page of the listing: what is usable, and how many entries were not."""
+    """One page of the listing: what is usable, and what the other entries were."""
 
     accounts: list[Account]
-    invalid: int
+    others: int  # no sandboxes, or none that is active
+    invalid: list[InvalidAccount]  # may be sandboxes, and cannot be used as such
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProviderLimits:
+    """How long, how often and how much."""
+
+    page_size: int
+    read_timeout_s: float
+    read_attempts: int
+    delete_timeout_s: float
+    max_body_bytes: int
 
 
 class ProviderClient:
-    """Speaks to the provider over one pooled connection set."""
+    """Speaks to the provider for one tenant, over one pooled connection set."""
 
     def __init__(
         self,
-        http: httpx.AsyncClient,
+        calls: Calls,
         *,
-        token: SecretStr,
-        page_size: int,
-        read_timeout_s: float,
-        delete_timeout_s: float,
+        token: Secret,
+        limits: ProviderLimits,
+        gates: Gates,
         metrics: Metrics,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        self._http = http
+        self._calls = calls
         self._token = token
-        self._page_size = page_size
-        self._read_timeout_s = read_timeout_s
-        self._delete_timeout_s = delete_timeout_s
+        self._limits = limits
+        self._gates = gates
         self._metrics = metrics
+        self._sleep = sleep
+
+    def states(self) -> dict[str, str]:
+        """For people, by endpoint: how the breakers stand, and the pace of deletions."""
+        return self._gates.describe()
 
     async def pages(self) -> AsyncGenerator[Page, None]:
         """The whole listing, page by page; a page may be shorter than asked for, the last brings nothing new.
@@ -76,7 +82,8 @@ class ProviderClient:
 
         Raises:
             ListingShifted: begin anew, and take nobody for missing.
-            ProviderError: the listing is void; ENDLESS_LISTING where it makes no progress.
+            ProviderError: the listing is void; ENDLESS_LISTING where it makes no progress, BREAKER_OPEN
+                where the provider has failed so often that it was not asked.
         """
         offset, total = 0, 0
         entries = await self._entries(0)
@@ -85,90 +92,127 @@ class ProviderClient:
             total += len(fresh)
             if total > MAX_ENTRIES:
                 raise ProviderError("ENDLESS_LISTING", f"over {MAX_ENTRIES} entries")
-            yield _page(fresh)
+            yield self._page(fresh)
             last = entries[-1]
             offset += len(entries) - 1
             entries = await self._entries(offset)
-            if not entries or entries[0] != last:
+            if not entries or _identity(entries[0]) != _identity(last):
                 raise ListingShifted
             fresh = entries[1:]
-            if fresh and all(entry == last for entry in fresh):
+            if fresh and all(_identity(entry) == _identity(last) for entry in fresh):
                 raise ProviderError("ENDLESS_LISTING", "the same entry again and again")
 
-    async def _entries(self, offset: int) -> list[Any]:
-        params = {"_limit": self._page_size, "_offset": offset}
-        for attempt in range(1, READ_TRIES + 1):
-            try:
-                answer = await self._call("list", "GET", "/current_user/accounts", params=params)
-                return _results(answer)
-            except ProviderError as error:
-                self._metrics.provider_errors.labels("list", error.kind).inc()
-                if attempt == READ_TRIES:
-                    raise
-                pause_s = READ_PAUSE_S * 2 ** (attempt - 1)
-                await asyncio.sleep(pause_s * (0.5 + random.random()))  # noqa: S311  jitter
-        raise AssertionError("unreachable")
+    def admit_deletion(self, account: str) -> Permit | Refusal:
+        """Leave to delete the account with this external id, or why there is none now. Never waits.
 
-    async def delete(self, external_id: str) -> None:
-        """Delete an account; one that is gone already counts as deleted. One try: the caller's queue repeats.
+        To be asked before the lease is taken and the attempt counted: a refusal is no attempt.
+        """
+        return self._gates.deletions.admit(account)
+
+    async def delete(self, permit: Permit) -> None:
+        """Delete the permit's account; one that is gone already counts as deleted.
+
+        One try: the caller's queue repeats. How it ends is told to breaker and pacing.
+
+        Raises:
+            ProviderError: it is not known to be gone.
+        """
+        permit.use()
+        try:
+            await self.delete_account(permit.account)
+        except ProviderError as error:
+            permit.ended(error)
+            raise
+        except BaseException:
+            permit.abandon()
+            raise
+        permit.ended(None)
+
+    async def delete_account(self, external_id: str) -> None:
+        """Delete an account without asking breaker and pacing, nor telling them.
 
         Raises:
             ProviderError: it is not known to be gone.
         """
         uuid = quote(external_id.rpartition("/")[2], safe="")
+        with self._calls.counted("delete"):
+            answer = await self._call(
+                "delete",
+                "DELETE",
+                f"/sandbox/accounts/{uuid}",
+                expected=(200, 202, 204, 404),
+                deadline_s=self._limits.delete_timeout_s,
+                max_bytes=DELETE_BODY_BYTES,
+            )
+            if answer.status == 404 and answer.body:
+                parsed(answer.body)  # where it is no JSON, somebody else said so: a proxy, another server
+
+    async def _entries(self, offset: int) -> list[Any]:
+        """The entries from `offset` on, at most a page, after as many tries as it takes and may take."""
+        tries = AsyncRetrying(
+            stop=stop_after_attempt(self._limits.read_attempts),
+            wait=_pause_s,
+            retry=retry_if_exception(self._worth_another_try),
+            sleep=self._sleep,
+            reraise=True,
+        )
+        entries: list[Any] = await tries(self._read, offset)
+        return entries
+
+    def _worth_another_try(self, error: BaseException) -> bool:
+        return isinstance(error, ProviderError) and may_pass(error.kind) and not self._gates.listing.wait_s()
+
+    async def _read(self, offset: int) -> list[Any]:
+        with self._gates.listing.guarding(), self._calls.counted("list"):
+            answer = await self._call(
+                "list",
+                "GET",
+                "/current_user/accounts",
+                expected=(200,),
+                deadline_s=self._limits.read_timeout_s,
+                max_bytes=self._limits.max_body_bytes,
+                params={"_limit": self._limits.page_size, "_offset": offset},
+            )
+            entries = await asyncio.to_thread(results_of, answer.body)  # megabytes of nonsense stall no loop
+            if len(entries) > 2 * self._limits.page_size:
+                raise ProviderError("WRONG_SHAPE", f"{len(entries)} entries on a page of {self._limits.page_size}")
+            return entries
+
+    async def _call(self, name: str, method: str, path: str, **arguments: Any) -> Answer:
+        """One call with the token as it is now; where the provider refuses it, the next call reads it anew."""
+        token = await self._token.get()
         try:
-            _expect(await self._call("delete", "DELETE", f"/sandbox/accounts/{uuid}"), 200, 202, 204, 404)
+            return await self._calls.call(
+                name, method, path, headers={"Authorization": f"Token {token}"}, **arguments
+            )
         except ProviderError as error:
-            self._metrics.provider_errors.labels("delete", error.kind).inc()
+            if error.kind in ("HTTP_401", "HTTP_403"):
+                self._token.refused(token)
             raise
 
-    async def _call(self, call: str, method: str, path: str, **arguments: Any) -> httpx.Response:
-        deadline_s = self._delete_timeout_s if call == "delete" else self._read_timeout_s
-        began = time.perf_counter()
-        headers = {"Authorization": f"Token {self._token.get_secret_value()}"}
-        try:
-            async with asyncio.timeout(deadline_s):
-                return await self._http.request(method, path, headers=headers, **arguments)
-        except (TimeoutError, httpx.TimeoutException) as error:
-            raise ProviderError("TIMEOUT") from error
-        except httpx.HTTPError as error:
-            raise ProviderError("UNREACHABLE", type(error).__name__) from error
-        finally:
-            self._metrics.provider_s.labels(call).observe(time.perf_counter() - began)
+    def _page(self, entries: list[Any]) -> Page:
+        page = Page([], 0, [])
+        for entry in entries:
+            try:
+                account = account_from(entry)
+            except InvalidAccount as error:
+                page.invalid.append(error)
+                self._metrics.invalid_accounts.labels(error.why).inc()
+            else:
+                if account is None:
+                    page.others += 1
+                else:
+                    page.accounts.append(account)
+        return page
 
 
-def _expect(answer: httpx.Response, *statuses: int) -> None:
-    """Refuse another status, and a page for people where an answer for programs belongs."""
-    if answer.status_code not in statuses:
-        raise ProviderError(f"HTTP_{answer.status_code}")
-    if "html" in answer.headers.get("content-type", ""):
-        raise ProviderError("HTML_ANSWER")
+def _identity(entry: Any) -> object:
+    """What tells an entry from its neighbours: other facts may change between two reads of it."""
+    return (entry.get("id"), entry.get("csp_id")) if isinstance(entry, dict) else entry
 
 
-def _results(answer: httpx.Response) -> list[Any]:
-    _expect(answer, 200)
-    try:
-        body = answer.json()
-    except (ValueError, RecursionError) as error:
-        raise ProviderError("NOT_JSON") from error
-    results = body.get("results") if isinstance(body, dict) else None
-    if not isinstance(results, list):
-        raise ProviderError("WRONG_SHAPE", "no list of results")
-    return results
-
-
-def _page(entries: list[Any]) -> Page:
-    accounts = []
-    problems: list[str] = []
-    for entry in entries:
-        try:
-            account = account_from(entry)
-        except InvalidAccount as error:
-            problems.append(str(error))
-        else:
-            if account is not None:
-                accounts.append(account)
-    if problems:
-        facts = {"code": InvalidAccount.code, "count": len(problems), "why": problems[:3]}
-        log.warning("invalid accounts in the listing", extra=facts)
-    return Page(accounts, len(problems))
+def _pause_s(state: RetryCallState) -> float:
+    """Doubling with jitter, or longer where the provider asks for it, within one cap."""
+    error = state.outcome.exception() if state.outcome is not None else None
+    asked_s = error.retry_after_s if isinstance(error, ProviderError) else None
+    return min(READ_PAUSE_CAP_S, max(_backoff_s(state), asked_s or 0.0))
