@@ -11,7 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.errors import broker_error, plain_error
 from app.headers import header, malformed
-from broker.errors import InvalidInput
+from broker.errors import DeadlineExceeded, InvalidInput
 from broker.logs import request_id
 from broker.metrics import Metrics
 
@@ -24,7 +24,7 @@ MAX_BODY_BYTES: Final = 64 * 1024
 BODY_S: Final = 10.0
 _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 _PATH: Final = re.compile(r"[\x21-\x7e]*")
-_QUIET: Final = frozenset({"/healthz", "/readyz", "/metrics"})
+_PROBES: Final = frozenset({"/healthz", "/readyz", "/metrics"})
 
 SECURITY_HEADERS: Final = [
     (b"strict-transport-security", b"max-age=31536000; includeSubDomains"),
@@ -78,7 +78,7 @@ class RequestContext:
         method = scope["method"] if scope["method"] in _METHODS else "other"
         self._metrics.requests.labels(route, method, str(status)).inc()
         self._metrics.request_s.labels(route).observe(took_s)
-        level = logging.DEBUG if scope["path"] in _QUIET else logging.INFO
+        level = logging.DEBUG if scope["path"] in _PROBES else logging.INFO
         if not log.isEnabledFor(level):
             return
         state = scope["state"]
@@ -130,6 +130,37 @@ class Crashes:
                 raise
             message = "This is our fault. The request id finds it in the log."
             await plain_error(500, message)(scope, receive, send)
+
+
+class Deadlines:
+    """One deadline for a request, whatever it waits for. An answer that has begun may take its time.
+
+    Probes have none: they wait a second at the most and answer whatever the store does.
+    """
+
+    def __init__(self, app: ASGIApp, *, timeout_s: float) -> None:
+        self._app = app
+        self._timeout_s = timeout_s
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"] in _PROBES:
+            await self._app(scope, receive, send)
+            return
+        try:
+            async with asyncio.timeout(self._timeout_s) as deadline:
+                scope["state"]["deadline"] = deadline
+
+                async def begun(message: Message) -> None:
+                    if not deadline.expired():
+                        deadline.reschedule(None)
+                    await send(message)
+
+                await self._app(scope, receive, begun)
+        except TimeoutError:
+            if not deadline.expired():
+                raise  # a bug of ours, not this deadline
+            scope["state"]["outcome"] = DeadlineExceeded.code
+            await broker_error(DeadlineExceeded())(scope, receive, send)
 
 
 class AdminAlias:

@@ -25,6 +25,7 @@ from broker.candidates import Candidates
 from broker.errors import (
     AllocationEnded,
     AllocationInProgress,
+    BrokerDrained,
     BrokerError,
     HolderLimitReached,
     IdempotencyKeyReused,
@@ -37,6 +38,7 @@ from broker.sandbox import Sandbox, State
 from broker.store.claims import Claim, Claims, claim_from
 from broker.store.client import TransactionRefused
 from broker.store.events import Cause
+from broker.store.modes import Modes
 from broker.store.sandboxes import Sandboxes
 from broker.store.table import sandbox_from
 
@@ -97,6 +99,7 @@ class Allocator:
         sandboxes: Sandboxes,
         claims: Claims,
         candidates: Candidates,
+        modes: Modes,
         metrics: Metrics,
         *,
         lease_s: int,
@@ -107,6 +110,7 @@ class Allocator:
         self._sandboxes = sandboxes
         self._claims = claims
         self._candidates = candidates
+        self._modes = modes
         self._metrics = metrics
         self._lease_s = lease_s
         self._max_per_holder = max_per_holder
@@ -119,6 +123,7 @@ class Allocator:
 
         Raises:
             NoSandboxAvailable: proved, with one consistent look at the caller's own claim.
+            BrokerDrained: operators stopped it; whoever holds a sandbox gets it all the same.
             IdempotencyKeyReused, AllocationEnded, HolderLimitReached: see DESIGN's table of claim cases.
             AllocationInProgress, StoreThrottled, StoreUnavailable: repeat; a repeat never gets a second one.
         """
@@ -160,6 +165,10 @@ class Allocator:
     async def _attempt(self, tenant: str, wish: Wish, cause: Cause) -> tuple[Claim, bool]:
         try:
             async with asyncio.timeout(self._deadline_s):
+                mode = await self._modes.current()
+                if not mode.allocates:
+                    drained = BrokerDrained(mode.name, reason=mode.reason or "")
+                    return await self._held_or_refuse(tenant, wish, drained), False
                 if wish.key is not None and (held := await self._held_by_key(tenant, wish)):
                     return held, False
                 return await self._claim_one(tenant, wish, cause)
@@ -186,7 +195,8 @@ class Allocator:
             for _ in range(MAX_TRANSACTIONS):
                 lent = lent or await self._take(tenant, wish)
                 if lent is None:
-                    return await self._held_or_refuse(tenant, wish), False
+                    none_left = NoSandboxAvailable(wish.prefix, retry_after_s=EMPTY_RETRY_AFTER_S)
+                    return await self._held_or_refuse(tenant, wish, none_left), False
                 answer = await self._transact(lent, wish, cause, attempt_id)
                 if isinstance(answer, Claim):
                     self._candidates.took(lent, wish.prefix)
@@ -271,12 +281,12 @@ class Allocator:
                 return None
         return None
 
-    async def _held_or_refuse(self, tenant: str, wish: Wish) -> Claim:
-        """The pool is proved empty. Whoever holds a sandbox gets it all the same."""
+    async def _held_or_refuse(self, tenant: str, wish: Wish, refusal: BrokerError) -> Claim:
+        """There is nothing new to be had. Whoever holds a sandbox gets it all the same."""
         claim = await self._claims.get(tenant, wish.holder, wish.key)
         if claim is not None and claim.blocks(now=int(self._clock())):
             return _replay(claim, wish)
-        raise NoSandboxAvailable(wish.prefix, retry_after_s=EMPTY_RETRY_AFTER_S)
+        raise refusal
 
 
 def _replay(claim: Claim, wish: Wish) -> Claim:

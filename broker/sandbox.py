@@ -12,6 +12,11 @@ TOMBSTONE_S = 30 * 24 * 3600
 hour, and each time begins the 30 days anew: a tombstone never runs out under a listed account."""
 
 
+def account_name(external_id: str) -> str:
+    """What a deletion at the provider names: two ids with the same are one account, however they are spelled."""
+    return external_id.rpartition("/")[2].casefold()
+
+
 class State(StrEnum):
     AVAILABLE = "available"
     ALLOCATED = "allocated"
@@ -61,10 +66,13 @@ class Sandbox:
     ended_at: int | None = None
     ended_by: EndedBy | None = None
     attempt: int = 0  # of deleting
+    again: int = 0  # how often the provider went on listing it an hour after a deletion that it had confirmed
     next_attempt_at: int | None = None
     lease_token: str | None = None
     last_error: str | None = None
+    services: str | None = None  # what became of the services inside it before it was deleted
     missing_since: int | None = None  # the provider stopped listing it while it was not available
+    reason: str | None = None  # why an operator last moved it; none once a student has it
     ttl: int | None = None
 
     def allocate(self, *, holder: str, claim_key: str | None, track: str | None, now: int, lease_s: int) -> Self:
@@ -76,21 +84,31 @@ class Sandbox:
             track=track,
             allocated_at=now,
             expires_at=now + lease_s,
+            reason=None,
         )
 
-    def end(self, *, by: EndedBy, now: int) -> Self:
+    def end(self, *, by: EndedBy, now: int, reason: str | None = None) -> Self:
         """The allocation ends, for whatever reason; the account is due for deletion at once."""
         self._must_be(State.ALLOCATED)
-        return self._move(State.PENDING_DELETION, now, ended_at=now, ended_by=by, next_attempt_at=now)
+        return self._move(
+            State.PENDING_DELETION, now, ended_at=now, ended_by=by, next_attempt_at=now, reason=reason
+        )
 
     def lease(self, *, token: str, now: int, lease_s: int) -> Self:
         """Someone works on deleting it until `now + lease_s`; that counts as an attempt."""
         self._must_be(State.PENDING_DELETION)
         return self._changed(lease_token=token, attempt=self.attempt + 1, next_attempt_at=now + lease_s)
 
-    def finish_deletion(self, *, now: int) -> Self:
+    def renew_lease(self, *, now: int, lease_s: int) -> Self:
+        """Whoever works on deleting it still does."""
         self._must_be(State.PENDING_DELETION)
-        return self._move(State.DELETED, now, lease_token=None, next_attempt_at=None, ttl=now + TOMBSTONE_S)
+        return self._changed(next_attempt_at=now + lease_s)
+
+    def finish_deletion(self, *, now: int, services: str | None = None) -> Self:
+        self._must_be(State.PENDING_DELETION)
+        return self._move(
+            State.DELETED, now, lease_token=None, next_attempt_at=None, services=services, ttl=now + TOMBSTONE_S
+        )
 
     def fail_deletion(self, *, error: str, now: int, retry_at: int | None) -> Self:
         """One try failed: due again at `retry_at`, or DELETION_FAILED where that is None."""
@@ -99,10 +117,40 @@ class Sandbox:
             return self._move(State.DELETION_FAILED, now, lease_token=None, next_attempt_at=None, last_error=error)
         return self._changed(lease_token=None, next_attempt_at=retry_at, last_error=error)
 
+    def hand_back(self, *, error: str, retry_at: int) -> Self:
+        """The lease ends without a try that says anything of the account: due again at `retry_at`, not counted."""
+        self._must_be(State.PENDING_DELETION)
+        attempt = max(0, self.attempt - 1)
+        return self._changed(lease_token=None, next_attempt_at=retry_at, last_error=error, attempt=attempt)
+
     def delete_again(self, *, now: int) -> Self:
         """The provider still lists what we deleted: a tombstone becomes due once more."""
         self._must_be(State.DELETED)
-        return self._move(State.PENDING_DELETION, now, attempt=0, next_attempt_at=now, ttl=None)
+        return self._move(
+            State.PENDING_DELETION, now, attempt=0, next_attempt_at=now, ttl=None, again=self.again + 1
+        )
+
+    def retry_deletion(self, *, reason: str | None, now: int) -> Self:
+        """What was given up is due again at once, with all its attempts before it."""
+        self._must_be(State.DELETION_FAILED)
+        return self._move(State.PENDING_DELETION, now, attempt=0, next_attempt_at=now, reason=reason)
+
+    def abandon(self, *, reason: str | None, now: int) -> Self:
+        """Nobody tries to delete it any more: a tombstone, as after a deletion."""
+        self._must_be(State.DELETION_FAILED)
+        return self._move(State.DELETED, now, ttl=now + TOMBSTONE_S, reason=reason)
+
+    def quarantine(self, *, reason: str | None, now: int) -> Self:
+        return self._move(State.QUARANTINED, now, reason=reason)
+
+    def reinstate(self, *, reason: str | None, now: int) -> Self:
+        self._must_be(State.QUARANTINED)
+        return self._move(State.AVAILABLE, now, reason=reason)
+
+    def discard(self, *, reason: str | None, now: int) -> Self:
+        """Out of quarantine, never to be handed out: due for deletion at once."""
+        self._must_be(State.QUARANTINED)
+        return self._move(State.PENDING_DELETION, now, next_attempt_at=now, reason=reason)
 
     def go_stale(self, *, now: int) -> Self:
         return self._move(State.STALE, now)

@@ -4,7 +4,7 @@ from collections import Counter
 from itertools import pairwise
 from typing import Any
 
-from broker.sandbox import State
+from broker.sandbox import Sandbox, State
 from broker.store import table
 from broker.store.claims import Claim, claim_from
 from broker.store.table import sandbox_from
@@ -25,7 +25,11 @@ async def items_of(broker: Broker) -> list[dict[str, Any]]:
 
 async def audit(broker: Broker, tenant: str = "acme") -> Counter[str]:
     """Assert the invariants over one tenant's items; returns its sandboxes by state."""
-    items = await items_of(broker)
+    return audit_items(await items_of(broker), tenant)
+
+
+def audit_items(items: list[dict[str, Any]], tenant: str = "acme") -> Counter[str]:
+    """The same over items that were read before."""
 
     def of(kind: str) -> list[dict[str, Any]]:
         return [item for item in items if item["pk"]["S"].startswith(table.key(kind, tenant) + "#")]
@@ -35,9 +39,10 @@ async def audit(broker: Broker, tenant: str = "acme") -> Counter[str]:
     allocated = {s.id: s for s in sandboxes.values() if s.state is State.ALLOCATED}
     assert {claim.sandbox_id for claim in live} == set(allocated), "claims and allocations differ"
     assert len(live) == len(allocated), "two claims on one sandbox"
+    events = [event for event in map(table.decode, of("EVT")) if "sandbox_id" in event]
     for claim in live:
-        _agrees(claim, allocated[claim.sandbox_id])
-    _history_is_legal([table.decode(item) for item in of("EVT")])
+        _agrees(claim, allocated[claim.sandbox_id], events)
+    _history_is_legal(events)
     for item in of("SBX"):
         sandbox = sandbox_from(item)
         assert item["gsi1sk"]["S"] == table.status_sort_key(sandbox), "index out of step with the state"
@@ -45,10 +50,13 @@ async def audit(broker: Broker, tenant: str = "acme") -> Counter[str]:
     return Counter(s.state.value for s in sandboxes.values())
 
 
-def _agrees(claim: Claim, held: Any) -> None:
-    facts = (claim.holder, claim.key, claim.name, claim.external_id, claim.allocated_at, claim.expires_at)
-    stored = (held.holder, held.claim_key, held.name, held.external_id, held.allocated_at, held.expires_at)
+def _agrees(claim: Claim, held: Sandbox, events: list[dict[str, Any]]) -> None:
+    """A claim tells what was handed out. The provider may rename an account after that: then the names part."""
+    facts = (claim.holder, claim.key, claim.external_id, claim.allocated_at, claim.expires_at)
+    stored = (held.holder, held.claim_key, held.external_id, held.allocated_at, held.expires_at)
     assert facts == stored, "a claim says other than its sandbox"
+    if held.version in {e["version"] for e in events if e["sandbox_id"] == held.id and e["after"] == held.state}:
+        assert claim.name == held.name, "a claim has another name, and nobody wrote since it was made"
 
 
 def _history_is_legal(events: list[dict[str, Any]]) -> None:

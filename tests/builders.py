@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from broker.job import Job, JobState, Kind
 from broker.policy import Account
 from broker.sandbox import Sandbox, State
 from broker.store.events import Cause
@@ -48,3 +49,31 @@ def an_account(**changes: Any) -> Account:
         "attributes": {},
     }
     return Account(**values | changes)
+
+
+def a_job(**changes: Any) -> Job:
+    """A queued sync of tenant `acme`, of normal priority."""
+    number = changes.pop("number", 1)
+    values: dict[str, Any] = {
+        "tenant": "acme",
+        "id": f"{NOW}000-{number:012x}",
+        "kind": Kind.SYNC,
+        "requested_by": "operator",
+        "request_id": "req-test",
+        "created_at": NOW,
+        "queued_at": NOW,
+        "due_at": NOW,
+    }
+    return Job(**values | changes)
+
+
+def a_running_job(**changes: Any) -> Job:
+    """In its first attempt since NOW."""
+    values: dict[str, Any] = {
+        "state": JobState.RUNNING,
+        "version": 2,
+        "attempt": 1,
+        "lease_token": "token-1",
+        "started_at": NOW,
+    }
+    return a_job(**values | changes)

@@ -38,6 +38,9 @@ _SHUT_OUT: Final = frozenset(
     }
 )
 """The store answers, and not to us: for a caller that is an outage, which an operator can end."""
+QUEUE_FACTOR: Final = 3
+"""A burst waits for connections up to this many times a call's deadline; then the store is not keeping up."""
+_NO_CONNECTION: Final = "no connection in time"
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,14 +92,19 @@ class StoreClient:
         connections: int,
         metrics: Metrics,
     ) -> None:
-        self._slots = asyncio.Semaphore(connections)  # waiting for a connection is not the store's slowness
+        self._slots = asyncio.Semaphore(connections)
         self._dynamodb = dynamodb
         self._timeout_s = timeout_s
         self._metrics = metrics
+        self._closed = False
         self.table = table
 
+    def close(self) -> None:
+        """From now on every call fails at once: what still runs at the end must open no new connection."""
+        self._closed = True
+
     async def call(self, operation: str, **arguments: Any) -> dict[str, Any]:
-        """Run one operation on the table.
+        """Run one operation on the table: a wait for a connection, then `timeout_s` for the answer.
 
         Raises:
             WriteConflict: the condition did not hold, or a transaction is at the item.
@@ -105,15 +113,28 @@ class StoreClient:
             StoreUnavailable: no answer in time; whether it was written is unknown.
         """
         began = time.perf_counter()
+        await self._take_slot(operation)
         try:
-            async with self._slots, asyncio.timeout(self._timeout_s):
+            if self._closed:
+                raise StoreUnavailable("closed")
+            async with asyncio.timeout(self._timeout_s):
                 answer: dict[str, Any] = await getattr(self._dynamodb, operation)(**arguments)
         except ClientError as error:
             raise self._counted(operation, _translated(error)) from error
         except (BotoCoreError, OSError) as error:  # TimeoutError is an OSError
             raise self._counted(operation, StoreUnavailable(type(error).__name__)) from error
+        finally:
+            self._slots.release()
         self._metrics.store_s.labels(operation).observe(time.perf_counter() - began)
         return answer
+
+    async def _take_slot(self, operation: str) -> None:
+        """Waiting for a connection is not the store's slowness, so that it has a deadline of its own."""
+        try:
+            async with asyncio.timeout(self._timeout_s * QUEUE_FACTOR):
+                await self._slots.acquire()
+        except TimeoutError:
+            raise self._counted(operation, StoreUnavailable(_NO_CONNECTION)) from None
 
     async def read(self, operation: str, **arguments: Any) -> dict[str, Any]:
         """call() for what only reads: a broken connection is tried once more, a timeout is not.
@@ -124,7 +145,7 @@ class StoreClient:
         try:
             return await self.call(operation, **arguments)
         except StoreUnavailable as error:
-            if "Timeout" in error.why:
+            if "Timeout" in error.why or error.why == _NO_CONNECTION:
                 raise
             return await self.call(operation, **arguments)
 

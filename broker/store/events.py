@@ -14,11 +14,12 @@ EVENT_TTL_S = 30 * 24 * 3600
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cause:
-    """Who did it, what they call it, and in which request."""
+    """Who did it, what they call it, in which request, and why where a person said so."""
 
     actor: str
     action: str
     request_id: str
+    reason: str | None = None
 
 
 class Events:
@@ -40,26 +41,52 @@ class Events:
         removed: bool = False,
     ) -> dict[str, Any]:
         """The transaction item that records `before -> after`, or that the item itself goes."""
-        at = int(now)
-        event_id = f"{int(now * 1000):013d}-{self._process}-{next(self._count):06d}"
-        values: dict[str, Any] = {
-            "v": table.ITEM_VERSION,
-            "tenant": after.tenant,
+        event_id = self._next_id(now)
+        facts: dict[str, str | int | None] = {
             "sandbox_id": after.id,
-            "event_id": event_id,
-            "at": at,
-            "actor": cause.actor,
-            "action": cause.action,
-            "request_id": cause.request_id,
             "before": None if before is None else before.state.value,
             "after": "removed" if removed else after.state.value,
             "version": after.version + removed,
             "holder": after.holder,
             "track": after.track,
             "error": after.last_error,
-            "ttl": at + EVENT_TTL_S,
             "gsi2pk": table.history_partition(after.tenant, after.id),
             "gsi2sk": event_id,
         }
-        key = table.event_key(after.tenant, at=at, event_id=event_id, shards=shards)
+        return self._put(event_id, cause, facts, tenant=after.tenant, now=now, shards=shards)
+
+    def of_mode(
+        self, cause: Cause, *, before: str, after: str, version: int, tenant: str, now: float, shards: int
+    ) -> dict[str, Any]:
+        """The transaction item that records a change of the broker's mode, among the events of who made it."""
+        facts: dict[str, str | int | None] = {"before": before, "after": after, "version": version}
+        return self._put(self._next_id(now), cause, facts, tenant=tenant, now=now, shards=shards)
+
+    def _next_id(self, now: float) -> str:
+        return f"{int(now * 1000):013d}-{self._process}-{next(self._count):06d}"
+
+    def _put(
+        self,
+        event_id: str,
+        cause: Cause,
+        facts: dict[str, str | int | None],
+        *,
+        tenant: str,
+        now: float,
+        shards: int,
+    ) -> dict[str, Any]:
+        at = int(now)
+        values: dict[str, Any] = {
+            "v": table.ITEM_VERSION,
+            "tenant": tenant,
+            "event_id": event_id,
+            "at": at,
+            "actor": cause.actor,
+            "action": cause.action,
+            "reason": cause.reason,
+            "request_id": cause.request_id,
+            "ttl": at + EVENT_TTL_S,
+            **facts,
+        }
+        key = table.event_key(tenant, at=at, event_id=event_id, shards=shards)
         return self._client.put(table.encode(values) | key, "attribute_not_exists(pk)")

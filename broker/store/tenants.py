@@ -1,28 +1,20 @@
 """Tenants: today their shard count, which only ever rises and which every reader asks."""
 
-import asyncio
 import contextlib
-import time
-from collections.abc import Callable
 
 from broker.errors import WriteConflict
 from broker.store import table
 from broker.store.client import StoreClient
-
-_REMEMBER_S = 1.0
+from broker.store.known import Known
 
 
 class Tenants:
     """Reads the tenant's item, at most once a second per tenant."""
 
-    def __init__(
-        self, client: StoreClient, *, default_shards: int, monotonic: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, client: StoreClient, known: Known, *, default_shards: int) -> None:
         self._client = client
+        self._known = known
         self._default_shards = default_shards
-        self._monotonic = monotonic
-        self._known: dict[str, tuple[float, int]] = {}
-        self._reading = asyncio.Lock()
 
     async def ensure(self, tenant: str, *, shards: int, now: int) -> None:
         """Create the tenant, or raise its shard count. It never falls: items stay where they are."""
@@ -37,20 +29,13 @@ class Tenants:
         update = self._client.update(table.tenant_key(tenant), change, condition)["Update"]
         with contextlib.suppress(WriteConflict):  # it has as many already, or more
             await self._client.call("update_item", **update)
-        self._known.pop(tenant, None)
+        self._known.forget(table.tenant_key(tenant))
 
     async def shards(self, tenant: str) -> int:
-        """How many shards to ask. A tenant without an item has the default."""
-        if (shards := self._remembered(tenant)) is not None:
-            return shards
-        async with self._reading:
-            if (shards := self._remembered(tenant)) is not None:
-                return shards
-            item = await self._client.get(table.tenant_key(tenant))
-            shards = self._default_shards if item is None else int(item["shards"]["N"])
-            self._known[tenant] = (self._monotonic(), shards)
-            return shards
+        """How many shards to ask. A tenant without an item has the default.
 
-    def _remembered(self, tenant: str) -> int | None:
-        read_at, shards = self._known.get(tenant, (0.0, None))
-        return shards if shards is not None and self._monotonic() - read_at < _REMEMBER_S else None
+        Raises:
+            StoreThrottled, StoreUnavailable: it could not be read, said at once to everyone who waited.
+        """
+        item = await self._known.get(table.tenant_key(tenant))
+        return self._default_shards if item is None else int(item["shards"]["N"])

@@ -120,6 +120,8 @@ async def test_a_single_request_walks_through_a_whole_page_of_taken_rows(
     await fill(core, 80)
     await freeze(core, proxy)
     await asyncio.gather(*(allocate(other, f"other-{n}") for n in range(79)))
+    await core.modes.current()
+    proxy.counts.reset()
 
     allocation = await allocate(core, "student-1")
 
@@ -309,7 +311,7 @@ async def test_one_students_wishes_for_two_prefixes_at_once_are_two_questions(
 async def test_more_requests_than_connections_wait_for_one_and_are_not_told_of_an_outage(
     proxy: StoreProxy, table_name: str
 ) -> None:
-    async with a_broker(proxy.url, table_name, STORE_CONNECTIONS="2", STORE_TIMEOUT_SEC="0.5") as narrow:
+    async with a_broker(proxy.url, table_name, STORE_CONNECTIONS="2", STORE_TIMEOUT_SEC="5") as narrow:
         await fill(narrow, 40)
         proxy.faults.latency_ms = 60
 

@@ -31,6 +31,15 @@ TRANSITIONS: dict[str, tuple[set[State], State | None, Any]] = {
     "delete again": ({State.DELETED}, State.PENDING_DELETION, lambda s: s.delete_again(now=NOW)),
     "go stale": ({State.AVAILABLE}, State.STALE, lambda s: s.go_stale(now=NOW)),
     "come back": ({State.STALE}, State.AVAILABLE, lambda s: s.come_back(now=NOW)),
+    "quarantine": ({State.AVAILABLE}, State.QUARANTINED, lambda s: s.quarantine(reason="why", now=NOW)),
+    "reinstate": ({State.QUARANTINED}, State.AVAILABLE, lambda s: s.reinstate(reason="why", now=NOW)),
+    "discard": ({State.QUARANTINED}, State.PENDING_DELETION, lambda s: s.discard(reason="why", now=NOW)),
+    "retry": (
+        {State.DELETION_FAILED},
+        State.PENDING_DELETION,
+        lambda s: s.retry_deletion(reason="why", now=NOW),
+    ),
+    "abandon": ({State.DELETION_FAILED}, State.DELETED, lambda s: s.abandon(reason="why", now=NOW)),
 }
 
 
@@ -61,6 +70,25 @@ def test_a_tombstone_lives_thirty_days_and_a_new_deletion_begins_them_anew() -> 
 
     assert buried.ttl == NOW + TOMBSTONE_S == NOW + 30 * 24 * 3600
     assert (dug_up.ttl, dug_up.attempt, dug_up.next_attempt_at) == (None, 0, NOW + 5000)
+
+
+def test_a_retry_begins_the_attempts_anew_and_an_abandoned_sandbox_is_a_tombstone() -> None:
+    failed = a_sandbox(state=State.DELETION_FAILED, attempt=8, last_error="HTTP_500")
+    retried = failed.retry_deletion(reason="the provider is back", now=NOW)
+    abandoned = failed.abandon(reason="gone by other means", now=NOW)
+
+    assert (retried.attempt, retried.next_attempt_at, retried.last_error) == (0, NOW, "HTTP_500")
+    assert (abandoned.ttl, abandoned.attempt) == (NOW + TOMBSTONE_S, 8)
+
+
+def test_an_operators_reason_stays_until_a_student_gets_the_sandbox() -> None:
+    quarantined = a_sandbox().quarantine(reason="odd network", now=NOW)
+    reinstated = quarantined.reinstate(reason="it was the switch", now=NOW)
+    allocated = reinstated.allocate(holder="h", claim_key=None, track=None, now=NOW, lease_s=60)
+
+    assert (quarantined.reason, reinstated.reason) == ("odd network", "it was the switch")
+    assert (allocated.reason, allocated.end(by=EndedBy.RELEASE, now=NOW).reason) == (None, None)
+    assert allocated.end(by=EndedBy.FORCE_RELEASE, reason="room is closed", now=NOW).reason == "room is closed"
 
 
 @pytest.mark.parametrize(("age_s", "action"), [(0, "unchanged"), (3600, "unchanged"), (3601, "delete_again")])
