@@ -1,0 +1,252 @@
+"""Jobs in the table: queued by anybody, run by whoever leases them, ended by the lease's token alone."""
+
+import secrets
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any, Final
+
+from broker.errors import JobNotFound, JobWrongState, LeaseLost, StoreUnavailable, WriteConflict
+from broker.job import ENDED, REQUEUEABLE, Job, JobState, Kind, Priority, Progress
+from broker.store import table
+from broker.store.client import StoreClient
+from broker.store.job_items import job_from, job_item
+from broker.store.table import Item
+
+MAX_TRIES: Final = 6
+JOINED: Final = frozenset({Kind.SYNC, Kind.CLEANUP})
+"""One run serves everybody who asked for it before it began."""
+LOOK_THROUGH: Final = 200
+_UNARCHIVED: Final = "attribute_not_exists(#ttl) OR #ttl > :now"
+
+
+class Jobs:
+    """Reads and moves jobs. What is past its archive time is not there, whether DynamoDB removed it or not."""
+
+    def __init__(self, client: StoreClient, *, clock: Callable[[], float] = time.time) -> None:
+        self._client = client
+        self._clock = clock
+
+    async def enqueue(
+        self,
+        tenant: str,
+        kind: Kind,
+        *,
+        params: Mapping[str, str],
+        priority: Priority,
+        requested_by: str,
+        request_id: str,
+        reason: str | None = None,
+    ) -> Job:
+        """Queue a job, or join a sync or cleanup that waits already with the same parameters.
+
+        Joined is what the index shows: it may miss one that was queued a moment ago, and two do no harm.
+        """
+        if kind in JOINED and (waiting := await self._alike(tenant, kind, params)) is not None:
+            return waiting
+        now = self._clock()
+        job = Job(
+            tenant=tenant,
+            id=f"{int(now * 1000):013d}-{secrets.token_hex(6)}",
+            kind=kind,
+            params=dict(params),
+            priority=priority,
+            requested_by=requested_by,
+            request_id=request_id,
+            reason=reason,
+            created_at=int(now),
+            queued_at=int(now),
+            due_at=int(now),
+        )
+        put = self._client.put(job_item(job), "attribute_not_exists(pk)")["Put"]
+        try:
+            await self._client.call("put_item", **put)
+        except StoreUnavailable:  # a lost answer is looked into: a repeat would queue it twice
+            if await self.get(tenant, job.id) is None:
+                raise
+        return job
+
+    async def get(self, tenant: str, job_id: str) -> Job | None:
+        """One consistent read."""
+        item = await self._client.get(table.job_key(tenant, job_id))
+        job = None if item is None else job_from(item)
+        archived = job is not None and job.ttl is not None and job.ttl <= self._clock()
+        return None if archived else job
+
+    async def page(
+        self,
+        tenant: str,
+        state: JobState,
+        *,
+        limit: int,
+        newest_first: bool = False,
+        after: Item | None = None,
+    ) -> tuple[list[Job], Item | None]:
+        """One page of a state's jobs as the index sees them: a hint. The queue comes in the order it is taken.
+
+        Returns the rows, fewer than `limit` where some are archived, and where the next page begins.
+        """
+        answer = await self._client.read(
+            "query",
+            TableName=self._client.table.name,
+            **self._of(tenant, state),
+            Limit=limit,
+            ScanIndexForward=not newest_first,
+            **({"ExclusiveStartKey": after} if after else {}),
+        )
+        rows = [job for job in map(job_from, answer["Items"]) if job is not None]
+        return rows, answer.get("LastEvaluatedKey")
+
+    async def walk(self, tenant: str, state: JobState) -> AsyncIterator[Job]:
+        """Every job of a state, page by page."""
+        after: Item | None = None
+        while True:
+            rows, after = await self.page(tenant, state, limit=LOOK_THROUGH, after=after)
+            for row in rows:
+                yield row
+            if after is None:
+                return
+
+    async def count(self, tenant: str, state: JobState) -> int:
+        pages = self._client.pages(**self._of(tenant, state), Select="COUNT")
+        return sum([page["Count"] async for page in pages])
+
+    async def lease(self, job: Job, *, token: str) -> Job:
+        """Take a queued job.
+
+        Raises:
+            WriteConflict: someone else took it, or cancelled it.
+        """
+        return await self._write(job, job.lease(token=token, now=self._now()))
+
+    async def take_over(self, job: Job, *, token: str) -> Job:
+        """Take a running job whose worker stopped beating; it may end there: see Job.take_over().
+
+        Raises:
+            WriteConflict: it has beaten since, ended, or someone else took it.
+        """
+        return await self._write(job, job.take_over(token=token, now=self._now()))
+
+    async def renew(self, leased: Job, progress: Progress) -> Job:
+        """Beat: one write that keeps the lease, leaves the progress, and says what the store holds now.
+
+        Raises:
+            LeaseLost: someone else runs it, or nobody does.
+        """
+        values: dict[str, Any] = {"done": progress.done, "failed": progress.failed, "progress_at": self._now()}
+        if progress.total is not None:
+            values["total"] = progress.total
+        change = table.update_of({}, table.encode(values))
+        change["UpdateExpression"] += ", beat = beat + :one, version = version + :one"
+        change["ExpressionAttributeNames"]["#state"] = "state"
+        update = self._client.update(
+            table.job_key(leased.tenant, leased.id),
+            change,
+            "lease_token = :token AND #state = :running",
+            table.encode({":token": leased.lease_token, ":running": JobState.RUNNING.value, ":one": 1}),
+        )["Update"]
+        try:
+            answer = await self._client.call("update_item", **update, ReturnValues="ALL_NEW")
+        except WriteConflict as conflict:
+            raise LeaseLost from conflict
+        renewed = job_from(answer["Attributes"])
+        if renewed is None:
+            raise LeaseLost
+        return renewed
+
+    async def conclude(self, leased: Job, move: Callable[[Job], Job]) -> Job:
+        """Write the end of a run, `move` of what the store holds, by the lease's token. May be repeated.
+
+        Raises:
+            LeaseLost: someone else runs it: this end comes too late and is not written.
+        """
+        for _ in range(MAX_TRIES):
+            present = await self.get(leased.tenant, leased.id)
+            if present is None or present.lease_token != leased.lease_token:
+                raise LeaseLost
+            if present.state is not JobState.RUNNING:
+                return present  # written by this very token: the answer was lost
+            try:
+                return await self._write(present, move(present))
+            except WriteConflict:  # a beat, or a request to cancel
+                continue
+        raise StoreUnavailable("contention")
+
+    async def request_cancel(self, tenant: str, job_id: str, *, by: str) -> Job:
+        """Cancel a queued job at once, and tell the worker of a running one. Idempotent.
+
+        Raises:
+            JobNotFound: unknown, or another tenant's.
+            JobWrongState: it has ended otherwise.
+        """
+
+        def cancelled(job: Job) -> Job:
+            if job.state in ENDED - {JobState.CANCELLED}:
+                raise JobWrongState(state=job.state, wanted="cancel")
+            if job.state is JobState.CANCELLED or job.cancel_requested_by is not None:
+                return job
+            return job.request_cancel(by=by, now=self._now())
+
+        return await self._change(tenant, job_id, cancelled)
+
+    async def requeue(self, tenant: str, job_id: str, *, by: str) -> Job:
+        """Queue a dead, timed out or cancelled job again; of two who do so at once, one does.
+
+        Raises:
+            JobNotFound: unknown, or another tenant's.
+            JobWrongState: it is in no such state, or no longer.
+        """
+
+        def queued(job: Job) -> Job:
+            if job.state not in REQUEUEABLE:
+                raise JobWrongState(state=job.state, wanted="requeue")
+            return job.requeue(by=by, now=self._now())
+
+        return await self._change(tenant, job_id, queued)
+
+    async def _change(self, tenant: str, job_id: str, move: Callable[[Job], Job]) -> Job:
+        for _ in range(MAX_TRIES):
+            if (job := await self.get(tenant, job_id)) is None:
+                raise JobNotFound
+            if (after := move(job)) is job:
+                return job
+            try:
+                return await self._write(job, after)
+            except WriteConflict:
+                continue
+        raise StoreUnavailable("contention")
+
+    async def _write(self, before: Job, after: Job) -> Job:
+        """Write, and where the answer is lost look whether `after` is what the store holds."""
+        change = table.update_of(job_item(before), job_item(after))
+        version = {":version": table.encode_value(before.version)}
+        key = table.job_key(before.tenant, before.id)
+        update = self._client.update(key, change, "version = :version", version)["Update"]
+        try:
+            await self._client.call("update_item", **update)
+        except StoreUnavailable:
+            if await self.get(after.tenant, after.id) != after:
+                raise
+        return after
+
+    async def _alike(self, tenant: str, kind: Kind, params: Mapping[str, str]) -> Job | None:
+        rows, _ = await self.page(tenant, JobState.QUEUED, limit=LOOK_THROUGH)
+        now = self._clock()  # one that waits after a failure is not what "now" means
+        alike = (job for job in rows if (job.kind, job.params) == (kind, params) and job.due_at <= now)
+        if (hint := next(alike, None)) is None:
+            return None
+        present = await self.get(tenant, hint.id)
+        return present if present is not None and present.state is JobState.QUEUED else None
+
+    def _of(self, tenant: str, state: JobState) -> dict[str, Any]:
+        """The arguments of a query for a state's jobs."""
+        partition, now = table.job_partition(tenant, state), self._now()
+        return {
+            "IndexName": self._client.table.status_index,
+            "KeyConditionExpression": "gsi1pk = :partition",
+            "FilterExpression": _UNARCHIVED,
+            "ExpressionAttributeNames": {"#ttl": "ttl"},
+            "ExpressionAttributeValues": table.encode({":partition": partition, ":now": now}),
+        }
+
+    def _now(self) -> int:
+        return int(self._clock())
