@@ -128,6 +128,32 @@ class SandboxNotFound(BrokerError):
         super().__init__("No such sandbox.")
 
 
+class JobNotFound(BrokerError):
+    code = "JOB_NOT_FOUND"
+
+    def __init__(self) -> None:
+        super().__init__("No such job.")
+
+
+class JobWrongState(BrokerError):
+    code = "JOB_WRONG_STATE"
+
+    def __init__(self, *, state: str, wanted: str) -> None:
+        super().__init__(f"The job is {state}: there is nothing to {wanted}.", details={"state": state})
+
+
+class JobFailed(BrokerError):
+    """Someone waits for a job, and it ended otherwise than done."""
+
+    code = "JOB_FAILED"
+
+    def __init__(self, *, job_id: str, state: str, error: str | None) -> None:
+        super().__init__(
+            f"The job ended {state}. GET /v1/admin/jobs/{job_id} says more; a requeue runs it again.",
+            details={"job_id": job_id, "state": state, "error": error},
+        )
+
+
 class AllocationInProgress(BrokerError):
     """The outcome is still open: another attempt for this student, or too much contention."""
 
@@ -161,6 +187,42 @@ class StoreThrottled(BrokerError):
         super().__init__("The store is throttling. Repeat the request.", retry_after_s=retry_after_s)
 
 
+class WrongState(BrokerError):
+    """An operator asked for a move that starts from another state than the sandbox is in."""
+
+    code = "SANDBOX_WRONG_STATE"
+
+    def __init__(self, state: str, *, needs: str, why: str | None = None) -> None:
+        super().__init__(
+            why or f"The sandbox is {state}; this needs one that is {needs}.",
+            details={"state": state, "needs": [needs]},
+        )
+
+
+class BrokerDrained(BrokerError):
+    """Operators have stopped new allocations; `reason` is theirs."""
+
+    code = "BROKER_DRAINED"
+
+    def __init__(self, mode: str, *, reason: str, retry_after_s: int = 30) -> None:
+        super().__init__(
+            f"The broker hands out nothing new right now: {reason}",
+            retry_after_s=retry_after_s,
+            details={"mode": mode, "reason": reason},
+        )
+
+
+class DeadlineExceeded(BrokerError):
+    """A request took too long; whether it wrote is unknown to who asked, and a repeat finds out."""
+
+    code = "DEADLINE_EXCEEDED"
+
+    def __init__(self, *, retry_after_s: int = 2) -> None:
+        super().__init__(
+            "The answer took too long. Nothing is lost: repeat the request.", retry_after_s=retry_after_s
+        )
+
+
 class NotReady(BrokerError):
     code = "NOT_READY"
 
@@ -188,6 +250,14 @@ class ProviderAccountOwned(Exception):
     def __init__(self, external_id: str) -> None:
         super().__init__(f"{self.code}: {external_id} belongs to another sandbox")
         self.external_id = external_id
+
+
+class LeadershipLost(Exception):
+    """Another worker leads by now, or this one's term is over: whatever this was about, it writes nothing."""
+
+
+class LeaseLost(Exception):
+    """Someone else runs this job by now, or nobody does: whatever this was about, it writes nothing."""
 
 
 class IllegalMove(Exception):

@@ -9,9 +9,10 @@ _SLOW = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60)
 class Metrics:
     """Counters and histograms. Labels hold outcomes, operations and route templates: never an id."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, of_worker: bool = True) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]
         r = self.registry = CollectorRegistry()
+        w = r if of_worker else None  # an API that shows a worker's numbers shows zeros that mean nothing
         self.requests = Counter(
             "broker_http_requests_total",
             "Requests by route template and status.",
@@ -30,6 +31,15 @@ class Metrics:
         )
         self.releases = Counter(
             "broker_releases_total", "Release requests by outcome.", ["tenant", "outcome"], registry=r
+        )
+        self.operations = Counter(
+            "broker_operations_total",
+            "What operators did by hand, by outcome.",
+            ["tenant", "operation", "outcome"],
+            registry=r,
+        )
+        self.mode = Gauge(
+            "broker_mode", "1 for the mode in force as this process last read it.", ["mode"], registry=r
         )
         self.allocation_transactions = Counter(
             "broker_allocation_transactions_total",
@@ -61,23 +71,105 @@ class Metrics:
         self.loop_stalls = Counter(
             "broker_event_loop_stalls_total", "Times the event loop stood still for over 1 s.", registry=r
         )
-        self.job_runs = Counter("worker_job_runs_total", "Job runs by outcome.", ["job", "outcome"], registry=r)
-        self.job_s = Histogram("worker_job_seconds", "Time of a job run.", ["job"], buckets=_SLOW, registry=r)
+        self.leader = Gauge("worker_leader", "1 while this worker leads, 0 while it stands by.", registry=w)
+        self.sync_guard = Gauge(
+            "worker_sync_guard_active",
+            "1 while the last listing is not believed: nobody is taken for missing.",
+            ["tenant"],
+            registry=w,
+        )
+        self.accounts = Gauge(
+            "worker_provider_accounts",
+            "Accounts of the last listing, by what they are to us.",
+            ["tenant", "explained"],
+            registry=w,
+        )
+        self.unexplained_s = Gauge(
+            "worker_provider_unexplained_seconds",
+            "Age of the account that has been unexplained for longest, 0 where there is none.",
+            ["tenant"],
+            registry=w,
+        )
+        self.alert_active = Gauge(
+            "worker_alert_active", "1 while the alert is on (see worker/alerts.py).", ["alert"], registry=w
+        )
+        self.deletion_depth = Gauge(
+            "worker_deletions_pending", "Sandboxes whose deletion is pending, as last counted.", registry=w
+        )
+        self.deletion_oldest_s = Gauge(
+            "worker_deletions_oldest_seconds", "How long the oldest deletion has been pending.", registry=w
+        )
+        self.job_runs = Counter("worker_job_runs_total", "Job runs by outcome.", ["job", "outcome"], registry=w)
+        self.job_s = Histogram("worker_job_seconds", "Time of a job run.", ["job"], buckets=_SLOW, registry=w)
         self.job_last_success = Gauge(
-            "worker_job_last_success_timestamp_seconds", "When the job last succeeded.", ["job"], registry=r
+            "worker_job_last_success_timestamp_seconds", "When the job last succeeded.", ["job"], registry=w
         )
         self.job_items = Counter(
-            "worker_job_sandboxes_total", "What jobs did with sandboxes.", ["job", "outcome"], registry=r
+            "worker_job_sandboxes_total", "What jobs did with sandboxes.", ["job", "outcome"], registry=w
         )
         self.provider_s = Histogram(
-            "worker_provider_call_seconds", "Time of a provider call.", ["call"], buckets=_SLOW, registry=r
+            "worker_provider_call_seconds", "Time of a provider call.", ["call"], buckets=_SLOW, registry=w
         )
         self.provider_errors = Counter(
             "worker_provider_errors_total",
             "Provider calls that failed, by kind.",
             ["call", "kind"],
-            registry=r,
+            registry=w,
         )
         self.deletions_running = Gauge(
-            "worker_deletions_running", "Deletions at the provider under way.", registry=r
+            "worker_deletions_running", "Deletions at the provider under way.", registry=w
+        )
+        self.provider_refusals = Counter(
+            "worker_provider_refusals_total",
+            "Provider calls that were not made, by what refused them.",
+            ["call", "why"],
+            registry=w,
+        )
+        self.invalid_accounts = Counter(
+            "worker_provider_invalid_accounts_total",
+            "Entries of listings that cannot be a sandbox, by what is wrong.",
+            ["why"],
+            registry=w,
+        )
+        self.breaker_state = Gauge(
+            "worker_breaker_state",
+            "State of a breaker at the provider: 0 closed, 1 half-open, 2 open.",
+            ["tenant", "endpoint"],
+            registry=w,
+        )
+        self.breaker_turns = Counter(
+            "worker_breaker_transitions_total",
+            "Turns of a breaker, by the state it turned to.",
+            ["tenant", "endpoint", "to"],
+            registry=w,
+        )
+        self.pacing_concurrency = Gauge(
+            "worker_pacing_concurrency", "Deletions that may be under way at once, now.", registry=w
+        )
+        self.pacing_rate = Gauge("worker_pacing_rate", "Deletions that may start in a second, now.", registry=w)
+        self.services = Counter(
+            "worker_services_total", "In-sandbox services before a deletion, by outcome.", ["outcome"], registry=w
+        )
+        self.secret_reads = Counter(
+            "worker_secret_reads_total",
+            "Reads of rotating secrets, by outcome.",
+            ["secret", "outcome"],
+            registry=w,
+        )
+        self.jobs_running = Gauge("worker_jobs_running", "Requested jobs under way in this worker.", registry=w)
+        self.jobs_queued = Gauge(
+            "worker_jobs_queued", "Requested jobs that wait, up to the 200 that are looked at.", registry=w
+        )
+        self.job_deaths = Counter(
+            "worker_job_deaths_total",
+            "Requested jobs that nobody tries again: all attempts failed, killed their worker, timed out.",
+            ["kind", "why"],
+            registry=w,
+        )
+        self.requested_job_s = Histogram(
+            "worker_requested_job_seconds",
+            "Time of one attempt at a requested job, by the state it ended in.",
+            ["kind", "state"],
+            buckets=(0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800),
+            registry=w,
         )

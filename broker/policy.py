@@ -2,8 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 
-from broker.sandbox import Sandbox, State
+from broker.sandbox import Sandbox, State, account_name
 
 DELETE_AGAIN_AFTER_S = 3600
 """A provider may list a deleted account for a while; after an hour we delete it again (DESIGN, States)."""
@@ -35,7 +36,7 @@ UNCHANGED = Decision("unchanged", None)
 
 def on_listed(sandbox: Sandbox, account: Account, *, now: int) -> Decision:
     """What a listed account means for the sandbox that we know under its id."""
-    if account.external_id != sandbox.external_id and sandbox.state is not State.AVAILABLE:
+    if _another(sandbox, account) and sandbox.state is not State.AVAILABLE:
         return Decision("identity_changed", None)  # whoever holds it was told the other account: leave it be
     if sandbox.state is State.DELETED:
         if now - sandbox.since > DELETE_AGAIN_AFTER_S:
@@ -54,6 +55,10 @@ def on_listed(sandbox: Sandbox, account: Account, *, now: int) -> Decision:
     )
 
 
+def _another(sandbox: Sandbox, account: Account) -> bool:
+    return account_name(account.external_id) != account_name(sandbox.external_id)
+
+
 def on_missing(sandbox: Sandbox, *, now: int) -> Decision:
     """What it means that a complete listing does not name this sandbox."""
     if sandbox.state is State.AVAILABLE:
@@ -61,6 +66,96 @@ def on_missing(sandbox: Sandbox, *, now: int) -> Decision:
     if sandbox.state in MISSING_MATTERS and sandbox.missing_since is None:
         return Decision("missing", sandbox.go_missing(now=now))
     return UNCHANGED
+
+
+class Explained(StrEnum):
+    """What an account of the provider's listing is to us: exactly one of these."""
+
+    AVAILABLE = "available"
+    HELD = "held"
+    BEING_DELETED = "being_deleted"  # or deleted, and listed for a while longer
+    FAILED = "failed"
+    QUARANTINED = "quarantined"
+    FOREIGN = "foreign"  # another tenant's, or another sandbox's
+    NO_SANDBOX = "no_sandbox"  # of another type, or not active: nobody's business here
+    UNKNOWN = "unknown"  # nonsense, or an id that names another account than before: someone must look
+
+
+EXPLAINED: Mapping[State, Explained] = {
+    State.AVAILABLE: Explained.AVAILABLE,
+    State.ALLOCATED: Explained.HELD,
+    State.PENDING_DELETION: Explained.BEING_DELETED,
+    State.DELETED: Explained.BEING_DELETED,
+    State.DELETION_FAILED: Explained.FAILED,
+    State.QUARANTINED: Explained.QUARANTINED,
+    State.STALE: Explained.UNKNOWN,  # listed and stale at once: until the next sync brings it back
+}
+
+GUARDED = frozenset({State.AVAILABLE, State.ALLOCATED, State.QUARANTINED})
+"""States in which the provider should list a sandbox. Our own deletions are in none of them."""
+
+CONFIRMATIONS = 3
+"""Equal listings in a row after which even an alarming one is believed."""
+
+SKETCH = 64
+ALIKE = 0.9
+"""Two listings are equal where what they lack is nearly the same set: of a workshop's missing sandboxes some are
+released between two of them, and half a pool at random shares a third with another such half."""
+
+NEVER_GOES_AFTER = 2
+"""So many deletions that the provider confirmed, and went on listing the account: nothing explains that."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Missing:
+    """What a complete listing lacks of what it should name."""
+
+    expected: int  # sandboxes in GUARDED states that the provider listed until now
+    missing: int  # of these, not listed
+    sketch: frozenset[int]  # of the missing ids: the SKETCH smallest fingerprints
+    unreadable: int = 0  # entries of which nobody can tell whether they are among the missing
+
+    @property
+    def alarming(self) -> bool:
+        """Half of what should be there is gone at once, or unreadable: rather a fault than the truth."""
+        return self.missing > 0 and (2 * self.missing >= self.expected or self.unreadable > 0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Suspicion:
+    """A listing that is not believed: how often in a row it came, and since when (Unix seconds)."""
+
+    sketch: frozenset[int]
+    times: int
+    since: int
+    counted_at: int
+
+
+def _alike(one: frozenset[int], other: frozenset[int]) -> bool:
+    """Whether two sets are nearly the same, by their smallest fingerprints (bottom-k sketch: Broder, 1997)."""
+    smallest = set(sorted(one | other)[:SKETCH])
+    return not smallest or len(smallest & one & other) >= ALIKE * len(smallest)
+
+
+def suspect(
+    listing: Missing, before: Suspicion | None, *, confirmed: bool, now: int, apart_s: float = 0
+) -> Suspicion | None:
+    """The suspicion that this listing leaves behind, None where it is believed and may make sandboxes stale.
+
+    An alarming listing is believed once an operator has confirmed it, or when it has come three times in a
+    row with nearly the same sandboxes missing, each `apart_s` seconds or more after the one before: a lie that is
+    asked for three times in a second is told once.
+    """
+    if confirmed or not listing.alarming:
+        return None
+    if before is None or not _alike(before.sketch, listing.sketch):
+        since = before.since if before else now
+        return Suspicion(sketch=listing.sketch, times=1, since=since, counted_at=now)
+    if now - before.counted_at < apart_s:
+        return before
+    if before.times + 1 >= CONFIRMATIONS:
+        return None
+    return Suspicion(sketch=listing.sketch, times=before.times + 1, since=before.since, counted_at=now)
 
 
 def retry_delay_s(attempt: int, *, base_s: float, cap_s: float, draw: float) -> float:

@@ -3,7 +3,7 @@
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass
 
 import aioboto3
@@ -13,13 +13,20 @@ from broker.allocation import Allocator
 from broker.candidates import Candidates
 from broker.lifecycle import Lifecycle
 from broker.metrics import Metrics
+from broker.operations import Operations
 from broker.settings import CoreSettings
+from broker.store.batches import Batches
 from broker.store.claims import Claims
 from broker.store.client import StoreClient
 from broker.store.events import Events
 from broker.store.gauges import GaugesStore
+from broker.store.jobs import Jobs
+from broker.store.known import Known
+from broker.store.leader import LeaderStore
+from broker.store.modes import Modes
 from broker.store.sandboxes import Sandboxes
 from broker.store.schema import claim_table
+from broker.store.sync_state import SyncStates
 from broker.store.table import Table
 from broker.store.tenants import Tenants
 
@@ -31,11 +38,17 @@ class Broker:
     metrics: Metrics
     client: StoreClient
     tenants: Tenants
+    modes: Modes
     claims: Claims
     sandboxes: Sandboxes
+    batches: Batches
+    leader: LeaderStore
+    sync_states: SyncStates
     gauges: GaugesStore
+    jobs: Jobs
     allocator: Allocator
     lifecycle: Lifecycle
+    operations: Operations
 
 
 def table_of(settings: CoreSettings) -> Table:
@@ -77,10 +90,12 @@ async def open_broker(
             connections=settings.store_connections,
             metrics=metrics,
         )
-        await claim_table(client, now=int(time.time()))
-        broker = build(client, metrics, settings, lease_s=lease_s, max_per_holder=max_per_holder)
-        await broker.tenants.ensure(settings.tenant, shards=settings.shards, now=int(time.time()))
-        yield broker
+        with closing(client):
+            await claim_table(client, now=int(time.time()))
+            broker = build(client, metrics, settings, lease_s=lease_s, max_per_holder=max_per_holder)
+            await broker.tenants.ensure(settings.tenant, shards=settings.shards, now=int(time.time()))
+            await broker.modes.current()  # known from the first moment on, whatever becomes of the store
+            yield broker
 
 
 def build(
@@ -94,25 +109,35 @@ def build(
     monotonic: Callable[[], float] = time.monotonic,
 ) -> Broker:
     """The core over one client; no call is made."""
-    tenants = Tenants(client, default_shards=settings.shards, monotonic=monotonic)
+    known = Known(client, monotonic=monotonic)
+    tenants = Tenants(client, known, default_shards=settings.shards)
     claims = Claims(client)
-    sandboxes = Sandboxes(client, tenants, claims, Events(client))
+    events = Events(client)
+    modes = Modes(client, known, tenants, events, metrics)
+    sandboxes = Sandboxes(client, tenants, claims, events)
     candidates = Candidates(sandboxes, tenants, metrics, process_id=secrets.token_hex(8), monotonic=monotonic)
     return Broker(
         metrics=metrics,
         client=client,
         tenants=tenants,
+        modes=modes,
         claims=claims,
         sandboxes=sandboxes,
+        batches=Batches(client, sandboxes),
+        leader=LeaderStore(client),
+        sync_states=SyncStates(client),
         gauges=GaugesStore(client),
+        jobs=Jobs(client, clock=clock),
         allocator=Allocator(
             sandboxes,
             claims,
             candidates,
+            modes,
             metrics,
             lease_s=lease_s,
             max_per_holder=max_per_holder,
             clock=clock,
         ),
         lifecycle=Lifecycle(sandboxes, metrics, clock=clock),
+        operations=Operations(sandboxes, modes, metrics, clock=clock),
     )

@@ -1,120 +1,44 @@
-"""The worker process: boot, schedule, drain."""
+"""The worker process: boot, stand by, lead, drain."""
 
 import asyncio
 import logging
+import os
+import secrets
 import signal
+import socket
+import threading
 import time
-from collections import Counter
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Coroutine
+from contextlib import suppress
+from typing import Any, Final
 
-import httpx
 import uvloop
 
 from broker import logs
 from broker.errors import ForeignTable, StoreThrottled, StoreUnavailable
+from broker.leadership import Leadership
 from broker.loop_health import watch_loop
 from broker.metrics import Metrics
 from broker.process import begin, port_is_free
 from broker.settings import EXIT_CONFIG, WorkerSettings
 from broker.version import VERSION
 from broker.wiring import Broker, open_broker
-from worker.health import health_app, health_server
-from worker.jobs.clean import Cleaner
-from worker.jobs.expire import expire
-from worker.jobs.gauges import count_pool
-from worker.jobs.purge import purge
-from worker.jobs.sync import Sync
-from worker.provider.client import ProviderClient
-from worker.schedule import Job, Schedule
+from worker.duties import Worker
+from worker.health import Health, health_app, health_server
+from worker.provider.door import open_provider
+from worker.schedule import Schedule
 
 log = logging.getLogger("worker")
 
 RETRY_BOOT_S: Final = 1.0
+DRAIN_SHARE: Final = 0.8
+"""Of the drain's time, for what is in hand; the rest is for handing the lead over and closing."""
+STALLED_S: Final = 20.0
+"""The scheduler beats every second, by the wall clock: set back by an hour, it stands still for one."""
 
 
-class Worker:
-    """One tenant's jobs over one broker core and one provider connection."""
-
-    def __init__(
-        self,
-        settings: WorkerSettings,
-        broker: Broker,
-        http: httpx.AsyncClient,
-        *,
-        clock: Callable[[], float] = time.time,
-    ) -> None:
-        self._settings = settings
-        self._broker = broker
-        self._clock = clock
-        self.provider = ProviderClient(
-            http,
-            token=settings.provider_token,
-            page_size=settings.page_size,
-            read_timeout_s=settings.read_timeout_s,
-            delete_timeout_s=settings.delete_timeout_s,
-            metrics=broker.metrics,
-        )
-        self.cleaner = Cleaner(
-            broker.sandboxes,
-            self.provider,
-            broker.metrics,
-            tenant=settings.tenant,
-            concurrency=settings.clean_concurrency,
-            max_attempts=settings.clean_max_attempts,
-            retry_base_s=settings.retry_base_s,
-            retry_cap_s=settings.retry_cap_s,
-            delete_timeout_s=settings.delete_timeout_s,
-            clock=clock,
-        )
-
-    def jobs(self) -> list[Job]:
-        """Every job of the worker, with its interval."""
-        s = self._settings
-        return [
-            Job("sync", self.sync, s.sync_interval_s),
-            Job("clean", self.cleaner.tick, s.clean_poll_s, first_after_s=1, quiet=True),
-            Job("sweep", self.cleaner.sweep, s.sweep_interval_s, first_after_s=s.sweep_interval_s, quiet=True),
-            Job("expire", self.expire, s.expiry_interval_s, first_after_s=2, quiet=True),
-            Job("purge", self.purge, s.purge_interval_s, first_after_s=5, quiet=True),
-            Job("gauges", self.gauges, s.gauges_interval_s, first_after_s=3, quiet=True),
-        ]
-
-    async def sync(self, request_id: str) -> Counter[str]:
-        sync = Sync(
-            self._broker.sandboxes,
-            self.provider,
-            tenant=self._settings.tenant,
-            request_id=request_id,
-            now=int(self._clock()),
-        )
-        outcome = await sync.run()
-        await self.gauges(request_id)
-        return outcome
-
-    async def expire(self, request_id: str) -> Counter[str]:
-        return await expire(
-            self._broker.sandboxes,
-            self._broker.lifecycle,
-            tenant=self._settings.tenant,
-            now=int(self._clock()),
-            grace_s=self._settings.grace_s,
-            request_id=request_id,
-        )
-
-    async def purge(self, request_id: str) -> Counter[str]:
-        return await purge(
-            self._broker.sandboxes,
-            tenant=self._settings.tenant,
-            now=int(self._clock()),
-            after_s=round(self._settings.purge_after_hours * 3600),
-            request_id=request_id,
-        )
-
-    async def gauges(self, _: str) -> Counter[str]:
-        tenant = self._settings.tenant
-        await count_pool(self._broker.sandboxes, self._broker.gauges, tenant=tenant, now=int(self._clock()))
-        return Counter()
+class SchedulerStalled(Exception):
+    """Nothing ticks any more."""
 
 
 async def run(settings: WorkerSettings) -> int:
@@ -123,51 +47,143 @@ async def run(settings: WorkerSettings) -> int:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    metrics = Metrics()
-    schedule = Schedule(metrics)
-    server = health_server(health_app(schedule, metrics), host=settings.host, port=settings.port)
+    metrics, health = Metrics(), Health()
+    server = health_server(health_app(health, metrics), host=settings.host, port=settings.port)
     serving = asyncio.create_task(server.serve())
     watching = asyncio.create_task(watch_loop(metrics))
+    ending = asyncio.create_task(_end_in_time(stop, settings.drain_timeout_s))
     try:
         while not stop.is_set():
             try:
                 async with open_broker(settings, metrics=metrics) as broker:
-                    await _work(settings, broker, schedule, stop)
+                    await _work(settings, broker, health, stop)
             except (StoreUnavailable, StoreThrottled) as error:
                 log.warning("store not reachable yet, boot waits", extra={"why": str(error)})
-                schedule.beat_at = time.monotonic()
+                health.beat()
                 await asyncio.sleep(RETRY_BOOT_S)
     except ForeignTable as error:
         log.error("this table is not the broker's", extra={"why": str(error)})  # noqa: TRY400
         return EXIT_CONFIG
+    except SchedulerStalled:
+        log.error("the scheduler stands still, was the clock set back? Gone, so that another leads")  # noqa: TRY400
+        return 1
     finally:
         watching.cancel()
+        ending.cancel()
         server.should_exit = True
         await serving
     return 0
 
 
-async def _work(settings: WorkerSettings, broker: Broker, schedule: Schedule, stop: asyncio.Event) -> None:
-    limits = httpx.Limits(max_connections=settings.clean_concurrency + 4)
-    async with httpx.AsyncClient(base_url=settings.provider_url, limits=limits, timeout=None) as http:  # noqa: S113  ProviderClient has the deadlines
-        worker = Worker(settings, broker, http)
-        for job in worker.jobs():
-            schedule.add(job)
-        schedule.start()
+async def _end_in_time(stop: asyncio.Event, timeout_s: float) -> None:
+    """Whatever hangs at the end, a thread or a connection: the process is gone when it said it would be."""
+    await stop.wait()
+
+    def end() -> None:
+        log.error("the drain did not end in time: gone without it", extra={"timeout_s": timeout_s})
+        os._exit(1)
+
+    timer = threading.Timer(timeout_s, end)
+    timer.daemon = True
+    timer.start()
+
+
+async def _work(settings: WorkerSettings, broker: Broker, health: Health, stop: asyncio.Event) -> None:
+    """Stand by and lead, in turns, until told to stop."""
+    async with open_provider(settings, broker.metrics) as provider:
+        leadership = Leadership(
+            broker.leader,
+            broker.metrics,
+            scope=settings.tenant,
+            holder=f"{socket.gethostname()}/{os.getpid()}/{secrets.token_hex(4)}",
+            lease_s=settings.leader_lease_s,
+        )
+        worker = Worker(settings, broker, provider, leadership)
+        health.details = worker.details
         log.info("ready", extra={"version": VERSION, "tenant": settings.tenant})
-        await stop.wait()
+        while not stop.is_set():
+            health.phase = "standby"
+            if await _before(stop, _standing_by(leadership, health)):
+                await _lead(settings, worker, leadership, health, stop)
+    log.info("stopped")
+
+
+async def _standing_by(leadership: Leadership, health: Health) -> None:
+    waiting = asyncio.create_task(leadership.stand_by())
+    try:
+        while not waiting.done():
+            health.beat()
+            await asyncio.wait({waiting}, timeout=1)
+        await waiting
+    finally:
+        waiting.cancel()
+
+
+async def _before(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> bool:
+    """Do the work until it is done or the process is to stop; whether it was done."""
+    working, stopping = asyncio.create_task(work), asyncio.create_task(stop.wait())
+    await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    if working.done():
+        await working
+        return True
+    working.cancel()
+    with suppress(asyncio.CancelledError):
+        await working
+    return False
+
+
+async def _lead(
+    settings: WorkerSettings, worker: Worker, leadership: Leadership, health: Health, stop: asyncio.Event
+) -> None:
+    """One term: jobs run while the lease is kept. Whatever ends it, nothing new begins after."""
+    health.phase = "leading"
+    schedule = Schedule(worker.metrics, may_run=worker.may_run, beat=health.beat)
+    for job in worker.jobs():
+        schedule.add(job)
+    schedule.start()
+    keeping = asyncio.create_task(_keep(leadership, health))
+    try:
+        if await _before(stop, _done(keeping)):
+            schedule.stop()
+            await worker.stand_down()
+            return
+        health.phase = "draining"
         await _drain(settings, worker, schedule)
+        await leadership.step_down()
+    finally:
+        keeping.cancel()
+
+
+async def _keep(leadership: Leadership, health: Health) -> None:
+    """Keep the lead for as long as the scheduler beats: one that stands still must not keep others from leading.
+
+    Raises:
+        SchedulerStalled: it did; the process is to end, and to be started anew.
+    """
+    keeping = asyncio.create_task(leadership.keep())
+    try:
+        while not keeping.done():
+            await asyncio.wait({keeping}, timeout=1)
+            if time.monotonic() - health.beat_at > STALLED_S:
+                raise SchedulerStalled
+        await keeping
+    finally:
+        keeping.cancel()
+
+
+async def _done(task: "asyncio.Task[None]") -> None:
+    await asyncio.shield(task)
 
 
 async def _drain(settings: WorkerSettings, worker: Worker, schedule: Schedule) -> None:
     """Start nothing new, finish what is in hand, leave the rest to its leases; all within one deadline."""
-    ends_at = time.monotonic() + settings.drain_timeout_s
+    ends_at = time.monotonic() + settings.drain_timeout_s * DRAIN_SHARE
     log.info("draining", extra={"timeout_s": settings.drain_timeout_s})
     schedule.pause()
-    await schedule.until_idle(settings.drain_timeout_s)
-    await worker.cleaner.drain(max(0.0, ends_at - time.monotonic()))
+    await worker.drain(settings.drain_timeout_s * DRAIN_SHARE)
+    await schedule.until_idle(max(0.0, ends_at - time.monotonic()))
     schedule.stop()
-    log.info("stopped")
 
 
 def main() -> int:

@@ -1,4 +1,7 @@
-"""When jobs run. APScheduler ticks; each run is measured, logged once, and never takes the process down."""
+"""When jobs run. APScheduler ticks; each run is measured, logged once, and never takes the process down.
+
+It only ticks: what is due, what is leased and what was tried stands in the table.
+"""
 
 import asyncio
 import logging
@@ -13,7 +16,7 @@ from datetime import UTC, datetime, timedelta
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from apscheduler.triggers.interval import IntervalTrigger
 
-from broker.errors import BrokerError
+from broker.errors import BrokerError, LeadershipLost
 from broker.logs import request_id
 from broker.metrics import Metrics
 from worker.provider.client import ProviderError
@@ -33,18 +36,31 @@ class Job:
     every_s: float
     first_after_s: float = 0.0
     quiet: bool = False
+    in_maintenance: bool = False  # whether it runs while the broker is under maintenance
 
 
 class Schedule:
-    """Ticks jobs until stopped. One run of a job at a time; a tick that was missed runs late, once."""
+    """Ticks jobs for one term of a leader. One run of a job at a time; a missed tick runs late, once.
 
-    def __init__(self, metrics: Metrics) -> None:
+    Args:
+        may_run: asked before each run; a tick that may not run is passed over.
+        beat: called every second, for as long as the scheduler lives.
+    """
+
+    def __init__(
+        self,
+        metrics: Metrics,
+        *,
+        may_run: Callable[[Job], Awaitable[bool]],
+        beat: Callable[[], None] = lambda: None,
+    ) -> None:
         self._metrics = metrics
+        self._may_run = may_run
+        self._beaten = beat
         self._scheduler = AsyncIOScheduler(timezone=UTC)
         self._running: set[str] = set()
         self._idle = asyncio.Event()
         self._idle.set()
-        self.beat_at = time.monotonic()
 
     def add(self, job: Job) -> None:
         self._scheduler.add_job(
@@ -76,10 +92,15 @@ class Schedule:
             await asyncio.wait_for(self._idle.wait(), timeout_s)
 
     async def _beat(self) -> None:
-        self.beat_at = time.monotonic()
+        self._beaten()
 
     async def _run(self, job: Job) -> None:
         """The edge around one job run: whatever happens in it is logged, counted, and over."""
+        allowed = False
+        with suppress(asyncio.CancelledError):  # the term is over; APScheduler would tell of it as an error
+            allowed = await self._may_run(job)
+        if not allowed:
+            return
         run_id = f"{job.name}-{secrets.token_hex(4)}"
         token = request_id.set(run_id)
         self._running.add(job.name)
@@ -87,6 +108,11 @@ class Schedule:
         began = time.perf_counter()
         try:
             outcome = await job.run(run_id)
+        except asyncio.CancelledError:
+            self._ended(job, "cancelled")
+        except LeadershipLost:
+            self._ended(job, "not_leading")
+            log.info("job stopped: another worker leads", extra={"job": job.name})
         except (ProviderError, BrokerError) as error:
             self._ended(job, "failed")
             log.warning("job failed, the next tick tries again", extra={"job": job.name, "why": str(error)})

@@ -15,6 +15,11 @@ class PoolGauges:
     at: int
     states: Mapping[State, int]
     missing: int = 0
+    oldest_pending_at: int | None = None  # since when the oldest pending deletion is due
+
+    @property
+    def pending(self) -> int:
+        return self.states[State.PENDING_DELETION]
 
 
 class GaugesStore:
@@ -28,7 +33,12 @@ class GaugesStore:
             return None
         values = table.decode(item)
         states = {state: int(values.get(f"n_{state.value}", 0)) for state in State}
-        return PoolGauges(at=values["at"], states=states, missing=values.get("missing", 0))
+        return PoolGauges(
+            at=values["at"],
+            states=states,
+            missing=values.get("missing", 0),
+            oldest_pending_at=values.get("oldest_pending_at"),
+        )
 
     async def write(self, tenant: str, gauges: PoolGauges) -> None:
         """Keep the newer snapshot.
@@ -37,8 +47,9 @@ class GaugesStore:
             WriteConflict: the store has a newer one.
         """
         values = {f"n_{state.value}": count for state, count in gauges.states.items()}
-        item = table.encode({"v": table.ITEM_VERSION, "at": gauges.at, "missing": gauges.missing, **values})
-        change = table.update_of({}, item)
+        facts = {"v": table.ITEM_VERSION, "at": gauges.at, "missing": gauges.missing}
+        item = table.encode({**facts, "oldest_pending_at": gauges.oldest_pending_at, **values})
+        change = table.update_of({"oldest_pending_at": {}}, item)
         update = self._client.update(
             table.gauges_key(tenant),
             change,

@@ -1,10 +1,11 @@
 """Sandboxes in the table: every write conditional on the version it was decided from."""
 
-from collections.abc import AsyncIterator
-from typing import Any
+import asyncio
+from collections.abc import AsyncIterator, Iterable
+from typing import Any, Final
 
 from broker.errors import ProviderAccountOwned, WriteConflict
-from broker.sandbox import Sandbox, State
+from broker.sandbox import Sandbox, State, account_name
 from broker.store import table
 from broker.store.claims import Claim, Claims
 from broker.store.client import StoreClient, TransactionRefused
@@ -12,6 +13,8 @@ from broker.store.events import Cause, Events
 from broker.store.table import Item, sandbox_from
 from broker.store.tenants import Tenants
 
+_BATCH: Final = 100
+"""Keys that one BatchGetItem takes."""
 _AT_VERSION = "version = :version"
 _NOBODY_ELSES = "attribute_not_exists(pk) OR (tenant = :tenant AND sandbox_id = :me)"
 """Of an owner item: the account is this very sandbox's, or nobody's. The tenant alone would not do: a
@@ -36,6 +39,13 @@ class Sandboxes:
         """The present truth about up to 100 sandboxes of one tenant, by id; one consistent batch."""
         keys = [table.sandbox_key(tenant, id_) for tenant, id_ in {(s.tenant, s.id): None for s in sandboxes}]
         return {s.id: s for s in map(sandbox_from, await self._client.batch_get(keys))}
+
+    async def find(self, tenant: str, ids: Iterable[str]) -> dict[str, Sandbox]:
+        """Those of any number of ids that there are, read consistently, 100 to a batch and batches at once."""
+        keys = [table.sandbox_key(tenant, id_) for id_ in dict.fromkeys(ids)]
+        batches = [keys[first : first + _BATCH] for first in range(0, len(keys), _BATCH)]
+        found = await asyncio.gather(*map(self._client.batch_get, batches))
+        return {s.id: s for items in found for s in map(sandbox_from, items)}
 
     async def add(self, sandbox: Sandbox, cause: Cause, *, now: float) -> None:
         """Put a sandbox that nobody knows yet, and take ownership of its provider account: both or neither.
@@ -114,24 +124,37 @@ class Sandboxes:
             raise _lost(refused) from refused
 
     async def touch(self, before: Sandbox, after: Sandbox) -> None:
-        """Write a change within one state: a lease, what the provider says. No event.
+        """Write a change within one state: a lease, what the provider says. No event, no change of the account.
 
         Raises:
             WriteConflict: someone else moved this sandbox first.
-            ProviderAccountOwned: it now names an account that another tenant has.
         """
-        if before.state is not after.state:
-            raise ValueError("a change of state needs its event: move()")
+        if before.state is not after.state or before.external_id != after.external_id:
+            raise ValueError("a change of state needs its event: move(); one of the account its owner: parts()")
         step = self.step(before, after, shards=await self._tenants.shards(before.tenant))
-        if before.external_id == after.external_id:
-            await self._client.call("update_item", **step["Update"])
-            return
-        try:
-            await self._client.transact(step, self._own(after, ttl=after.ttl), self._disown(before))
-        except TransactionRefused as refused:
-            if refused.reasons[1].condition_failed:
-                raise ProviderAccountOwned(after.external_id) from refused
-            raise _lost(refused) from refused
+        await self._client.call("update_item", **step["Update"])
+
+    async def parts(
+        self, before: Sandbox | None, after: Sandbox, cause: Cause | None, *, now: float
+    ) -> tuple[list[dict[str, Any]], frozenset[int]]:
+        """One sandbox's items of a batch, and which of them are about the ownership of its account.
+
+        Without `before` the sandbox is new; without a cause only its facts change, and no event tells.
+        """
+        shards = await self._tenants.shards(after.tenant)
+        owned: list[dict[str, Any]] = []
+        if before is None:
+            items = [self._client.put(table.sandbox_item(after, shards), "attribute_not_exists(pk)")]
+            owned = [self._own(after, ttl=None)]
+        else:
+            items = [self.step(before, after, shards=shards)]
+            if account_name(before.external_id) != account_name(after.external_id):
+                owned = [self._own(after, ttl=after.ttl), self._disown(before)]
+            elif before.ttl != after.ttl:  # ownership is remembered for as long as the tombstone
+                owned = [self._own(after, ttl=after.ttl)]
+        if cause is not None:
+            items.append(self._events.of(cause, after, before=before, now=now, shards=shards))
+        return items + owned, frozenset(range(len(items), len(items) + len(owned)))
 
     async def end(self, before: Sandbox, after: Sandbox, cause: Cause, *, now: float) -> None:
         """End an allocation: the sandbox moves on, its claim ends, the event is written; all or nothing.
@@ -260,13 +283,19 @@ class Sandboxes:
         return [sandbox_from(item) for item in answer["Items"]], answer.get("LastEvaluatedKey")
 
     async def walk(
-        self, tenant: str, state: State, *, up_to: int | None = None, page_size: int = 250
+        self, tenant: str, state: State, *, up_to: int | None = None, page_size: int = 250, first_shard: int = 0
     ) -> AsyncIterator[Sandbox]:
-        """Every sandbox of a state, shard by shard, page by page; `up_to` as for page()."""
-        for shard in range(await self._tenants.shards(tenant)):
+        """Every sandbox of a state, shard by shard, page by page; `up_to` as for page().
+
+        Who stops before the end begins at another shard the next time, or the last ones starve.
+        """
+        shards = await self._tenants.shards(tenant)
+        for shard in range(shards):
             after: Item | None = None
             while True:
-                rows, after = await self.page(tenant, state, shard, limit=page_size, up_to=up_to, after=after)
+                rows, after = await self.page(
+                    tenant, state, (first_shard + shard) % shards, limit=page_size, up_to=up_to, after=after
+                )
                 for row in rows:
                     yield row
                 if after is None:

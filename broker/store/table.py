@@ -9,7 +9,8 @@ from hashlib import blake2b
 from typing import Any, Final
 from urllib.parse import quote
 
-from broker.sandbox import EndedBy, Sandbox, State
+from broker.job import Job, JobState
+from broker.sandbox import EndedBy, Sandbox, State, account_name
 
 SCHEMA: Final = "sandbox-broker/1"
 ITEM_VERSION: Final = 1
@@ -58,8 +59,8 @@ def sandbox_key(tenant: str, sandbox_id: str) -> Item:
 
 
 def owner_key(external_id: str) -> Item:
-    """By the last part of the id, which is what a deletion at the provider names."""
-    return primary(key("OWN", "csp", external_id.rpartition("/")[2]))
+    """By what a deletion at the provider names, in whatever path and spelling the provider lists it."""
+    return primary(key("OWN", "csp", account_name(external_id)))
 
 
 def claim_pk(tenant: str, holder: str) -> str:
@@ -84,12 +85,33 @@ def gauges_key(tenant: str) -> Item:
     return primary(key("GAU", tenant))
 
 
+def leader_key(scope: str) -> Item:
+    return primary(key("LEA", scope))
+
+
+def sync_key(tenant: str) -> Item:
+    return primary(key("SYN", tenant))
+
+
+def job_key(tenant: str, job_id: str) -> Item:
+    return primary(key("JOB", tenant, job_id))
+
+
 def meta_key() -> Item:
     return primary("META")
 
 
+def mode_key() -> Item:
+    return primary("MODE")
+
+
 def status_partition(tenant: str, state: State, shard: int) -> str:
     return key(tenant, state.value, shard)
+
+
+def job_partition(tenant: str, state: JobState) -> str:
+    """Beside the sandboxes' partitions: `job` is no state of a sandbox. One a state: people ask for jobs."""
+    return key(tenant, "job", state.value)
 
 
 def track_partition(tenant: str, track: str, shard: int) -> str:
@@ -113,6 +135,18 @@ def status_sort_key(sandbox: Sandbox) -> str:
             return instant(sandbox.since)
 
 
+def job_sort_key(job: Job) -> str:
+    """The queue in the order it is taken, what runs by its start, what ended by its end; equals by age."""
+    match job.state:
+        case JobState.QUEUED:
+            at = job.order_at
+        case JobState.RUNNING:
+            at = job.started_at or 0
+        case _:
+            at = job.finished_at or 0
+    return key(instant(at), job.id)
+
+
 def index_keys(sandbox: Sandbox, shards: int) -> dict[str, str]:
     """The index attributes that follow from the state: never written apart from it."""
     shard = shard_of(sandbox.id, shards)
@@ -126,15 +160,18 @@ def index_keys(sandbox: Sandbox, shards: int) -> dict[str, str]:
     return keys
 
 
-def encode_value(value: str | int | Mapping[str, str]) -> dict[str, Any]:
+Value = str | int | Mapping[str, str] | Mapping[str, int]
+
+
+def encode_value(value: Value) -> dict[str, Any]:
     if isinstance(value, str):
         return {"S": value}
     if isinstance(value, int):
         return {"N": str(value)}
-    return {"M": {name: {"S": text} for name, text in value.items()}}
+    return {"M": {name: encode_value(inner) for name, inner in value.items()}}
 
 
-def encode(values: Mapping[str, str | int | Mapping[str, str] | None]) -> Item:
+def encode(values: Mapping[str, Value | None]) -> Item:
     """Typed attributes for everything that has a value."""
     return {name: encode_value(value) for name, value in values.items() if value is not None}
 

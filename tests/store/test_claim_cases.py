@@ -1,5 +1,7 @@
 """A5, A6, A10-A12: DESIGN's table of claim cases, row by row, on every engine."""
 
+import dataclasses
+
 import pytest
 
 from broker.allocation import Wish
@@ -12,7 +14,9 @@ from broker.errors import (
     NotSandboxOwner,
     SandboxNotFound,
 )
+from broker.policy import Account, on_listed
 from broker.sandbox import EndedBy, State
+from broker.store import table
 from broker.wiring import Broker
 from tests.allocation.students import allocate, fill, release
 from tests.audit import audit
@@ -220,6 +224,52 @@ async def test_another_student_is_not_the_owner_and_another_tenant_finds_nothing
         await release(broker, "no-such-sandbox", "student-1")
 
     assert await audit(broker) == {"allocated": 1, "available": 1}
+
+
+async def rename(broker: Broker, sandbox_id: str, name: str) -> None:
+    """As a sync does that finds another name for the same account."""
+    before = await broker.sandboxes.get("acme", sandbox_id)
+    assert before is not None
+    account = Account(id=before.id, name=name, external_id=before.external_id, attributes={})
+    after = on_listed(before, account, now=NOW).after
+    assert after is not None
+    await broker.sandboxes.touch(before, after)
+
+
+@pytest.mark.parametrize("key", [None, "second"], ids=["plain", "keyed"])
+async def test_a_rename_at_the_provider_changes_no_answer_to_the_student_who_holds_it(
+    broker: Broker, key: str | None
+) -> None:
+    """The claim tells what was handed out; what the sandbox is called now is told by looking at it."""
+    await fill(broker, 1)
+    first = await allocate(broker, "student-1", key=key)
+    await rename(broker, first.sandbox_id, "renamed")
+
+    again = await allocate(broker, "student-1", key=key)
+    viewed = await broker.lifecycle.view("acme", first.sandbox_id, holder="student-1")
+
+    assert again == dataclasses.replace(first, created=False)
+    assert viewed.name == "renamed"
+    assert await audit(broker) == {"allocated": 1}
+    await release(broker, first.sandbox_id, "student-1")
+    assert await audit(broker) == {"pending_deletion": 1}
+
+
+@pytest.mark.parametrize("field", ["name", "external_id", "sandbox_id"])
+async def test_the_audit_notices_a_claim_that_tells_what_was_never_handed_out(broker: Broker, field: str) -> None:
+    await fill(broker, 1)
+    await allocate(broker, "student-1")
+    await broker.client.call(
+        "update_item",
+        TableName=broker.client.table.name,
+        Key=table.claim_key("acme", "student-1", None),
+        UpdateExpression="SET #field = :other",
+        ExpressionAttributeNames={"#field": field},
+        ExpressionAttributeValues={":other": {"S": "other"}},
+    )
+
+    with pytest.raises(AssertionError, match="claim"):
+        await audit(broker)
 
 
 async def test_a_missing_claim_never_stops_an_ending(broker: Broker) -> None:

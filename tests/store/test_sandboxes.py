@@ -47,27 +47,6 @@ async def test_an_owned_account_is_refused_to_another_tenant_and_leaves_nothing_
     assert await audit(broker, "rival") == {}
 
 
-async def test_an_account_that_changes_its_external_id_changes_what_is_owned(broker: Broker) -> None:
-    before = a_sandbox()
-    await add(broker, before)
-    after = before.described(name=before.name, external_id="identity/accounts/new", attributes={})
-
-    await broker.sandboxes.touch(before, after)
-
-    owners = {item["pk"]["S"] for item in await items_of(broker) if item["pk"]["S"].startswith("OWN#")}
-    assert owners == {table.owner_key("identity/accounts/new")["pk"]["S"]}
-    await add(broker, a_sandbox(tenant="rival"))  # the old account is free
-
-
-async def test_an_external_id_that_another_tenant_owns_cannot_be_taken_on(broker: Broker) -> None:
-    mine, theirs = a_sandbox(), a_sandbox(number=2, tenant="rival")
-    await add(broker, mine)
-    await add(broker, theirs)
-
-    with pytest.raises(ProviderAccountOwned):
-        await broker.sandboxes.touch(mine, mine.described(name="x", external_id=theirs.external_id, attributes={}))
-
-
 @pytest.mark.parametrize("write", ["move", "touch", "end", "remove"])
 async def test_whoever_read_an_older_version_writes_nothing(broker: Broker, write: str) -> None:
     """There is no blind put: each write is refused once someone else has written."""

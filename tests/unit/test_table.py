@@ -5,10 +5,12 @@ import re
 from hypothesis import given
 from hypothesis import strategies as st
 
+from broker.job import JobState
 from broker.sandbox import State
 from broker.store import table
+from broker.store.job_items import job_from, job_item
 from broker.store.table import encode, instant, key, sandbox_from, sandbox_item, shard_of, update_of
-from tests.builders import a_sandbox, an_allocated_sandbox
+from tests.builders import NOW, a_job, a_running_job, a_sandbox, an_allocated_sandbox
 
 parts = st.text(alphabet=st.characters(codec="utf-8"), max_size=12)
 
@@ -36,6 +38,20 @@ def test_a_track_and_a_sandboxs_history_never_share_a_partition(
     assert table.track_partition(tenant, track, shard) != table.history_partition(tenant, sandbox_id)
 
 
+@given(parts, parts, st.sampled_from(State), st.sampled_from(JobState), st.integers(0, 63))
+def test_jobs_and_sandboxes_never_share_a_partition(
+    tenant: str, other: str, state: State, job_state: JobState, shard: int
+) -> None:
+    assert table.job_partition(tenant, job_state) != table.status_partition(other, state, shard)
+
+
+@given(parts, parts, parts, parts)
+def test_distinct_jobs_have_distinct_keys(tenant: str, job_id: str, tenant2: str, job_id2: str) -> None:
+    same = (tenant, job_id) == (tenant2, job_id2)
+
+    assert (table.job_key(tenant, job_id) == table.job_key(tenant2, job_id2)) == same
+
+
 @given(st.integers(0, 10**12 - 1), st.integers(0, 10**12 - 1))
 def test_instants_sort_as_numbers(one: int, other: int) -> None:
     assert (instant(one) < instant(other)) == (one < other)
@@ -58,6 +74,24 @@ def test_shards_share_the_load() -> None:
 def test_a_sandbox_survives_its_item() -> None:
     for sandbox in (a_sandbox(), an_allocated_sandbox(track="k8s", claim_key="k", ended_by=None)):
         assert sandbox_from(sandbox_item(sandbox, 4)) == sandbox
+
+
+def test_a_job_survives_its_item() -> None:
+    done = a_running_job(params={"status": "stale"}, reason="why").finish({"removed": 3}, now=NOW + 9)
+    for job in (a_job(), a_running_job(total=0), done):
+        assert job_from(job_item(job)) == job
+
+
+def test_a_job_that_only_a_newer_release_knows_is_not_read() -> None:
+    for newer in ({"kind": "rebalance"}, {"state": "paused"}, {"priority": "urgent"}):
+        assert job_from(job_item(a_job()) | encode(newer)) is None
+
+
+def test_every_state_of_a_job_sorts_by_what_it_waits_for() -> None:
+    sorts = {JobState.QUEUED: NOW + 300, JobState.RUNNING: NOW + 7}
+    for state in JobState:
+        job = a_job(state=state, started_at=NOW + 7, finished_at=NOW + 9)
+        assert table.job_sort_key(job) == f"{instant(sorts.get(state, NOW + 9))}#{job.id}"
 
 
 def test_an_item_of_a_newer_release_is_read_without_what_it_added() -> None:

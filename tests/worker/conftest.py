@@ -1,5 +1,8 @@
 """The worker's jobs over a real store and a real provider process's HTTP API."""
 
+import asyncio
+import itertools
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -8,6 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
+from broker.leadership import Leadership
 from broker.sandbox import Sandbox
 from broker.settings import WorkerSettings
 from broker.wiring import Broker
@@ -16,7 +20,8 @@ from simulator.server import serving
 from simulator.simulation import Simulation
 from tests.conftest import a_broker
 from tests.store.conftest import Clock
-from worker.main import Worker
+from worker.duties import Worker
+from worker.provider.door import open_provider
 
 TOKEN = "provider-token"
 RUN = "run-1"
@@ -70,20 +75,34 @@ def clock() -> Clock:
     return Clock(1_760_000_000)
 
 
+_scopes = itertools.count()
+
+
 @asynccontextmanager
 async def a_worker(
     core: Broker, provider: Provider, clock: Callable[[], float], **more: Any
 ) -> AsyncIterator[Worker]:
-    values = {
-        "BROKER_ENV": "development",
-        "BROKER_TENANT": "acme",
-        "CSP_BASE_URL": provider.url,
-        "CSP_API_TOKEN": TOKEN,
-        "CSP_PAGE_SIZE": "4",
-    }
-    settings = WorkerSettings(**(values | more))
-    async with httpx.AsyncClient(base_url=provider.url, timeout=None) as http:  # noqa: S113
-        yield Worker(settings, core, http, clock=clock)
+    """A worker that leads. Two of them both do: each in an election of its own, as no two ever should."""
+    monotonic = more.pop("monotonic", time.monotonic)
+    values = {"CSP_BASE_URL": provider.url, "CSP_PAGE_SIZE": "4", "CSP_DELETES_PER_SEC": "1000"}
+    settings = worker_settings(**(values | more))
+    async with open_provider(settings, core.metrics, clock=monotonic) as door, a_leader(core) as leadership:
+        yield Worker(settings, core, door, leadership, clock=clock, monotonic=monotonic)
+
+
+def worker_settings(**more: Any) -> WorkerSettings:
+    values = {"BROKER_ENV": "development", "BROKER_TENANT": "acme", "CSP_API_TOKEN": TOKEN}
+    return WorkerSettings.model_validate(values | more)
+
+
+@asynccontextmanager
+async def a_leader(core: Broker) -> AsyncIterator[Leadership]:
+    scope = f"test-{next(_scopes)}"
+    leadership = Leadership(core.leader, core.metrics, scope=scope, holder="test", lease_s=60)
+    await leadership.stand_by()
+    keeping = asyncio.create_task(leadership.keep())
+    yield leadership
+    keeping.cancel()
 
 
 @pytest.fixture
@@ -96,6 +115,13 @@ async def core(ministack: str, table_name: str, clock: Clock) -> AsyncIterator[B
 async def worker(core: Broker, provider: Provider, clock: Clock) -> AsyncIterator[Worker]:
     async with a_worker(core, provider, clock) as running:
         yield running
+
+
+async def until(fact: Callable[[], Awaitable[bool]], *, within_s: float = 30) -> None:
+    """Wait for something that happens in another process."""
+    async with asyncio.timeout(within_s):
+        while not await fact():  # noqa: ASYNC110  it has no event for us
+            await asyncio.sleep(0.03)
 
 
 Fetch = Callable[[str], Awaitable[Sandbox]]

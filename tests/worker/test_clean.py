@@ -1,12 +1,16 @@
 """E5, E11, E12: what is over is deleted, once, whoever dies in between."""
 
 import asyncio
+import dataclasses
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from broker.policy import retry_delay_s
 from broker.sandbox import State
+from broker.store.modes import ModeName
+from broker.store.table import shard_of
 from broker.wiring import Broker
 from local.store_proxy import StoreProxy
 from tests.allocation.students import allocate, release
@@ -14,8 +18,8 @@ from tests.audit import audit, items_of
 from tests.builders import TEST_CAUSE
 from tests.conftest import a_broker
 from tests.store.conftest import Clock
-from tests.worker.conftest import RUN, Fetch, Provider, a_provider, a_worker
-from worker.main import Worker
+from tests.worker.conftest import RUN, TOKEN, Fetch, Provider, a_provider, a_worker, until
+from worker.duties import Worker
 
 HOUR = 3600
 
@@ -95,6 +99,27 @@ async def test_a_deletion_that_never_succeeds_ends_visibly_after_its_attempts(
     assert len(await provider.deletions()) == 3
 
 
+async def test_a_refused_token_costs_no_attempts_and_is_over_when_it_is_rotated(
+    core: Broker, provider: Provider, clock: Clock, stored: Fetch, tmp_path: Path
+) -> None:
+    """A bad rotation at night: every deletion waits, none is given up."""
+    token = tmp_path / "token"
+    token.write_text(TOKEN)
+    rotating = {"CSP_API_TOKEN": "", "CSP_API_TOKEN_FILE": str(token), "CLEANUP_MAX_ATTEMPTS": "2"}
+    async with a_worker(core, provider, clock, **rotating) as worker:
+        sandbox_id = await a_released_sandbox(worker, core)
+        token.write_text("a-token-that-the-provider-does-not-know")
+        for _ in range(4):
+            await worker.cleaner.sweep(RUN)
+            clock.now += 2 * HOUR
+        refused = await stored(sandbox_id)
+        token.write_text(TOKEN)
+        await worker.cleaner.sweep(RUN)
+
+    assert (refused.state, refused.attempt, refused.last_error) == (State.PENDING_DELETION, 0, "HTTP_401")
+    assert (await stored(sandbox_id)).state is State.DELETED
+
+
 async def test_a_few_bad_accounts_stop_nobody_else(
     worker: Worker, core: Broker, provider: Provider, stored: Fetch
 ) -> None:
@@ -108,33 +133,61 @@ async def test_a_few_bad_accounts_stop_nobody_else(
 
 
 async def test_a_worker_that_died_in_the_middle_gives_its_deletion_back_by_doing_nothing(
-    worker: Worker, core: Broker, provider: Provider, stored: Fetch, clock: Clock
+    core: Broker, provider: Provider, stored: Fetch, clock: Clock
 ) -> None:
-    """Crash point: leased, not finished. Until the lease ends nobody touches it; then it is deleted."""
-    sandbox_id = await a_released_sandbox(worker, core)
-    row = await stored(sandbox_id)
-    await core.sandboxes.touch(row, row.lease(token="of-the-dead", now=int(clock.now), lease_s=90))
+    """Crash point: leased, not finished. It is taken up when it has stood still for a lease before our eyes."""
+    monotonic = Clock(50.0)
+    async with a_worker(core, provider, clock, monotonic=monotonic) as worker:
+        sandbox_id = await a_released_sandbox(worker, core)
+        row = await stored(sandbox_id)
+        await core.sandboxes.touch(row, row.lease(token="of-the-dead", now=int(clock.now), lease_s=30))
 
-    early = await worker.cleaner.tick(RUN)
-    clock.now += 90
-    await worker.cleaner.sweep(RUN)
+        clock.now += 10_000  # whatever the wall says
+        early = [await worker.cleaner.tick(RUN)]
+        monotonic.now += 29.9
+        early.append(await worker.cleaner.tick(RUN))
+        monotonic.now += 0.1
+        await worker.cleaner.sweep(RUN)
 
-    assert not early["started"]
+    assert [outcome["started"] for outcome in early] == [0, 0]
     after = await stored(sandbox_id)
     assert (after.state, after.attempt) == (State.DELETED, 2)
 
 
+async def test_a_deletion_whose_lease_is_renewed_is_nobody_elses_however_long_it_takes(
+    core: Broker, provider: Provider, stored: Fetch, clock: Clock
+) -> None:
+    monotonic = Clock(50.0)
+    async with a_worker(core, provider, clock, monotonic=monotonic) as worker:
+        sandbox_id = await a_released_sandbox(worker, core)
+        row = await stored(sandbox_id)
+        row_leased = row.lease(token="of-a-living", now=int(clock.now), lease_s=30)
+        await core.sandboxes.touch(row, row_leased)
+        for _ in range(5):
+            outcome = await worker.cleaner.tick(RUN)
+            monotonic.now += 20
+            renewed = row_leased.renew_lease(now=int(clock.now), lease_s=30)
+            await core.sandboxes.touch(row_leased, renewed)
+            row_leased = renewed
+            assert not outcome["started"]
+
+    assert await provider.deletions() == []
+
+
 async def test_a_worker_that_died_after_the_providers_yes_harms_nothing(
-    worker: Worker, core: Broker, provider: Provider, stored: Fetch, clock: Clock
+    core: Broker, provider: Provider, stored: Fetch, clock: Clock
 ) -> None:
     """Crash point: deleted at the provider, not written. The next attempt hears 404, and that is a yes."""
-    sandbox_id = await a_released_sandbox(worker, core)
-    row = await stored(sandbox_id)
-    await core.sandboxes.touch(row, row.lease(token="of-the-dead", now=int(clock.now), lease_s=90))
-    await worker.provider.delete(row.external_id)
-    clock.now += 90
+    monotonic = Clock(50.0)
+    async with a_worker(core, provider, clock, monotonic=monotonic) as worker:
+        sandbox_id = await a_released_sandbox(worker, core)
+        row = await stored(sandbox_id)
+        await core.sandboxes.touch(row, row.lease(token="of-the-dead", now=int(clock.now), lease_s=30))
+        await worker.provider.delete_account(row.external_id)
+        await worker.cleaner.tick(RUN)
+        monotonic.now += 30
 
-    await worker.cleaner.sweep(RUN)
+        await worker.cleaner.sweep(RUN)
 
     assert (await stored(sandbox_id)).state is State.DELETED
     assert len(await provider.deletions()) == 2
@@ -195,7 +248,7 @@ async def test_no_more_deletions_run_at_once_than_allowed(core: Broker, clock: C
         busy = await worker.cleaner.tick(RUN)
         await worker.cleaner.sweep(RUN)
 
-    assert (started["started"], busy["busy"]) == (3, 1)
+    assert (started["started"], busy["started"]) == (3, 0)
     assert await audit(core) == {"available": 2, "deleted": 8}
 
 
@@ -394,3 +447,156 @@ async def test_a_lost_answer_neither_strands_nor_repeats_a_deletion(
     assert row is not None
     assert (row.state, row.attempt) == (State.DELETED, 1)
     assert len(await provider.deletions()) == 1
+
+
+async def test_no_shard_of_the_queue_starves_while_deletions_are_few(core: Broker, clock: Clock) -> None:
+    """One deletion at a time, and always more due than that: each shard has its turn."""
+    async with (
+        a_provider(sandboxes=24, noise=0) as provider,
+        a_worker(core, provider, clock, CLEANUP_CONCURRENCY="1") as worker,
+    ):
+        ids = [await a_released_sandbox(worker, core, f"student-{n}") for n in range(24)]
+        for _ in range(4):
+            await worker.cleaner.tick(RUN)
+            await worker.cleaner.idle()
+        gone = {id_ for id_ in ids if id_ not in await provider.sandbox_ids()}
+
+    assert len(gone) == 4
+    assert {shard_of(id_, 4) for id_ in gone} == {0, 1, 2, 3}
+
+
+async def turned_away(core: Broker, clock: Clock, **pacing: str) -> tuple[int, list[float]]:
+    """Delete 40 at a provider that takes 5 a second; how many DELETEs it refused, and the rates meanwhile."""
+    rates: list[float] = []
+    async with (
+        a_provider(sandboxes=40, noise=0) as provider,
+        a_worker(core, provider, clock, CLEANUP_RETRY_BASE_SEC="0.1", **pacing) as worker,
+    ):
+        await provider.faults(max_deletes_per_s=5)
+        for n in range(40):
+            await a_released_sandbox(worker, core, f"student-{n}")
+        async with asyncio.timeout(100):
+            while await core.sandboxes.count("acme", State.PENDING_DELETION):
+                await worker.cleaner.tick(RUN)
+                await asyncio.sleep(0.05)
+                clock.now += 1
+                rates.append(core.metrics.registry.get_sample_value("worker_pacing_rate") or 0.0)
+        journal = (await provider.http.get("/_simulator/journal")).json()["results"]
+    assert await audit(core) == {"deleted": 40}
+    return sum(call["status"] == 429 for call in journal), rates
+
+
+async def test_deletions_slow_down_for_a_provider_that_says_so_and_recover(
+    core: Broker, clock: Clock, ministack: str, table_name: str
+) -> None:
+    """E6 against a real limit: the pace finds it, recovers, and spares the provider most refusals."""
+    refused, rates = await turned_away(core, clock, CSP_DELETES_PER_SEC="20")
+    async with a_broker(ministack, f"{table_name}-2", clock=clock) as another:
+        fixed = {"CSP_DELETES_PER_SEC": "1000", "CSP_DELETES_PER_SEC_MIN": "1000", "CLEANUP_CONCURRENCY_MIN": "20"}
+        unpaced, _ = await turned_away(another, clock, **fixed)
+
+    assert min(rates) <= 10, "it slows down"
+    assert rates[-1] > min(rates), "it recovers"
+    assert refused * 2 < unpaced
+
+
+async def test_failed_deletions_come_back_by_themselves_after_a_long_wait(
+    core: Broker, provider: Provider, clock: Clock, stored: Fetch
+) -> None:
+    """E8: given up visibly, tried again by itself after six hours, with all its attempts."""
+    async with a_worker(core, provider, clock, CLEANUP_MAX_ATTEMPTS="1") as worker:
+        sandbox_id = await a_released_sandbox(worker, core)
+        await provider.faults(failing_accounts=[int(sandbox_id)])
+        await worker.cleaner.sweep(RUN)
+        failed = await stored(sandbox_id)
+        clock.now += 6 * HOUR - 1
+        early = await worker.revive(RUN)
+        clock.now += 1
+        late = await worker.revive(RUN)
+        await provider.faults(failing_accounts=[])
+        await worker.cleaner.sweep(RUN)
+
+    assert (failed.state, failed.last_error) == (State.DELETION_FAILED, "HTTP_500")
+    assert (early["revived"], late["revived"]) == (0, 1)
+    assert (await stored(sandbox_id)).state is State.DELETED
+    assert await audit(core) == {"available": 9, "deleted": 1}
+
+
+async def test_a_deletion_that_kills_its_worker_every_time_is_given_up_without_another_call(
+    core: Broker, provider: Provider, clock: Clock, stored: Fetch
+) -> None:
+    """Each lease counted as an attempt, none of them ended: it is `deletion_failed`, without another DELETE."""
+    async with a_worker(core, provider, clock, CLEANUP_MAX_ATTEMPTS="3") as worker:
+        sandbox_id = await a_released_sandbox(worker, core)
+        row = await stored(sandbox_id)
+        for _ in range(3):
+            leased = row.lease(token="of-the-dead", now=0, lease_s=0)
+            await core.sandboxes.touch(row, leased)
+            row = dataclasses.replace(leased, lease_token=None)
+        await core.sandboxes.touch(leased, leased.fail_deletion(error="x", now=0, retry_at=0))
+
+        await worker.cleaner.sweep(RUN)
+
+    after = await stored(sandbox_id)
+    assert (after.state, after.attempt) == (State.DELETION_FAILED, 3)
+    assert await provider.deletions() == []
+
+
+async def begun(provider: Provider) -> bool:
+    return bool(await provider.deletions())
+
+
+async def test_a_sweep_begins_nothing_more_once_maintenance_begins(core: Broker, clock: Clock) -> None:
+    async with (
+        a_provider(sandboxes=12, noise=0, delete_latency_s=0.2) as provider,
+        a_worker(core, provider, clock, CLEANUP_CONCURRENCY="1") as worker,
+    ):
+        for n in range(12):
+            await a_released_sandbox(worker, core, f"student-{n}")
+        sweeping = asyncio.create_task(worker.cleaner.sweep(RUN))
+        await until(lambda: begun(provider))
+        await core.operations.set_mode("acme", ModeName.MAINTENANCE, cause=TEST_CAUSE)
+        outcome = await sweeping
+
+        asked = len(await provider.deletions())
+    assert asked <= 3
+    assert outcome["deleted"] == asked
+    assert await audit(core) == {"deleted": asked, "pending_deletion": 12 - asked}
+
+
+async def test_draining_stops_a_sweep_that_has_much_left_to_do(core: Broker, clock: Clock) -> None:
+    async with (
+        a_provider(sandboxes=12, noise=0, delete_latency_s=0.2) as provider,
+        a_worker(core, provider, clock, CLEANUP_CONCURRENCY="1") as worker,
+    ):
+        for n in range(12):
+            await a_released_sandbox(worker, core, f"student-{n}")
+        sweeping = asyncio.create_task(worker.cleaner.sweep(RUN))
+        await until(lambda: begun(provider))
+
+        await worker.cleaner.drain(20)
+        await sweeping
+        asked = len(await provider.deletions())
+
+    assert asked <= 3
+    assert await audit(core) == {"deleted": asked, "pending_deletion": 12 - asked}
+
+
+async def test_a_sweep_waits_for_what_it_began_and_not_for_what_ticks_begin(core: Broker, clock: Clock) -> None:
+    """Under steady traffic something always runs: a sweep that waited for that would never end."""
+    async with (
+        a_provider(sandboxes=8, noise=0, delete_latency_s=0.1) as provider,
+        a_worker(core, provider, clock) as worker,
+    ):
+        slow = await a_released_sandbox(worker, core, "student-1")
+        await provider.faults(hanging_accounts=[int(slow)])
+        await worker.cleaner.tick(RUN)
+        quick = await a_released_sandbox(worker, core, "student-2")
+
+        outcome = await asyncio.wait_for(worker.cleaner.sweep(RUN), 30)
+
+        row = await core.sandboxes.get("acme", quick)
+        await worker.cleaner.drain(0.1)
+    assert outcome["deleted"] == 1
+    assert row is not None
+    assert row.state is State.DELETED

@@ -1,5 +1,6 @@
 """A provider that lies: ids that swap, double or move. No account is handed out twice, or deleted while held."""
 
+import itertools
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -10,13 +11,13 @@ import pytest
 
 from broker.errors import NoSandboxAvailable
 from broker.sandbox import State
-from broker.settings import WorkerSettings
 from broker.wiring import Broker
 from tests.allocation.students import allocate, release
 from tests.store.conftest import Clock
-from tests.worker.conftest import RUN, TOKEN
-from worker.main import Worker
+from tests.worker.conftest import RUN, a_leader, worker_settings
+from worker.duties import Worker
 from worker.provider.client import ProviderError
+from worker.provider.door import open_provider
 
 A, B = "identity/accounts/aaaa", "identity/accounts/bbbb"
 
@@ -57,16 +58,10 @@ def liar() -> Liar:
 
 @asynccontextmanager
 async def a_worker_of(liar: Liar, core: Broker, clock: Clock, tenant: str = "acme") -> AsyncIterator[Worker]:
-    settings = WorkerSettings.model_validate(
-        {
-            "BROKER_ENV": "development",
-            "BROKER_TENANT": tenant,
-            "CSP_BASE_URL": "http://liar",
-            "CSP_API_TOKEN": TOKEN,
-        }
-    )
-    async with httpx.AsyncClient(base_url="http://liar", transport=httpx.MockTransport(liar)) as http:
-        yield Worker(settings, core, http, clock=clock)
+    settings = worker_settings(BROKER_TENANT=tenant, CSP_BASE_URL="http://liar")
+    transport = httpx.MockTransport(liar)
+    async with open_provider(settings, core.metrics, transport=transport) as door, a_leader(core) as leadership:
+        yield Worker(settings, core, door, leadership, clock=clock)
 
 
 @pytest.fixture
@@ -134,9 +129,9 @@ async def test_the_purge_of_a_stale_id_leaves_the_account_to_whom_it_belongs(
     liar.entries = [an_entry(1, A)]
     await worker.sync(RUN)
     liar.entries = []
-    await worker.sync(RUN)
+    await worker.sync(RUN, confirmed=True)
     clock.now += 25 * 3600
-    await worker.purge(RUN)
+    assert (await worker.purge(RUN))["purged"] == 1
     liar.entries = [an_entry(9, A)]
     await worker.sync(RUN)
 
@@ -201,3 +196,84 @@ async def test_one_odd_account_stops_no_sync(
     assert outcome["added"] >= 2
     for sandbox in [row async for row in core.sandboxes.walk("acme", State.AVAILABLE)]:
         assert sandbox.id.isdigit()
+
+
+async def test_an_id_in_another_path_or_spelling_is_the_same_account(
+    worker: Worker, core: Broker, liar: Liar
+) -> None:
+    """Whatever the spelling, a deletion would name the same account; and one such change stops no sync."""
+    liar.entries = [an_entry(1, "identity/accounts/aaaa"), an_entry(2, B)]
+    await worker.sync(RUN)
+    liar.entries = [an_entry(1, "accounts/AAAA"), an_entry(2, B), an_entry(3, "identity/accounts/AaAa")]
+
+    outcome = await worker.sync(RUN)
+
+    assert (outcome["updated"], outcome["owned_elsewhere"], outcome["added"]) == (1, 1, 0)
+    assert await core.sandboxes.count("acme", State.AVAILABLE) == 2
+
+
+async def test_a_field_that_changes_between_two_reads_of_an_entry_is_no_shift(
+    worker: Worker, core: Broker, liar: Liar
+) -> None:
+    liar.entries = [an_entry(n, f"identity/accounts/u{n}") for n in range(1, 11)]
+    await worker.sync(RUN)
+    liar.entries = liar.entries[3:]
+    seen = itertools.count()
+    original = Liar.__call__
+
+    class Ticking(Liar):
+        def __call__(self, request: httpx.Request) -> httpx.Response:
+            self.entries = [entry | {"last_seen_at": next(seen)} for entry in self.entries]
+            return original(self, request)
+
+    liar.__class__ = Ticking
+
+    assert (await worker.sync(RUN))["stale"] == 3
+
+
+async def test_a_listing_that_never_stands_still_is_a_failed_sync(
+    worker: Worker, core: Broker, liar: Liar
+) -> None:
+    """So that the alert for syncs that are overdue tells of it."""
+    liar.entries = [an_entry(n, f"identity/accounts/u{n}") for n in range(1, 5)]
+    await worker.sync(RUN)
+    original = Liar.__call__
+
+    class Shuffling(Liar):
+        def __call__(self, request: httpx.Request) -> httpx.Response:
+            self.entries = self.entries[::-1]
+            return original(self, request)
+
+    liar.__class__ = Shuffling
+
+    with pytest.raises(ProviderError, match="LISTING_SHIFTED"):
+        await worker.sync(RUN)
+
+
+async def test_a_page_of_more_entries_than_were_asked_for_is_refused(worker: Worker, liar: Liar) -> None:
+    """Millions of empty objects fit into a body that is not too large."""
+    liar.entries = [an_entry(1, A)]
+
+    def crammed(self: Liar, request: httpx.Request) -> httpx.Response:
+        return _json([{}] * 2000)
+
+    liar.__class__ = type("Crammed", (Liar,), {"__call__": crammed})
+
+    with pytest.raises(ProviderError, match="WRONG_SHAPE"):
+        await worker.sync(RUN)
+
+
+async def test_a_deletion_that_is_confirmed_again_and_again_and_never_happens_is_unexplained(
+    worker: Worker, core: Broker, liar: Liar, clock: Clock
+) -> None:
+    liar.entries = [an_entry(1, A), an_entry(2, B)]
+    await worker.sync(RUN)
+    await release(core, (await allocate(core, "student-1")).sandbox_id, "student-1")
+    for _ in range(3):
+        await worker.cleaner.sweep(RUN)
+        clock.now += 3601
+        await worker.sync(RUN)
+
+    state = await core.sync_states.read("acme")
+    assert state is not None
+    assert [what for what in state.unexplained if "goes on listing" in what]

@@ -5,11 +5,14 @@ import json
 import os
 import signal
 import sys
+import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 
 from broker.sandbox import State
 from local.engine import free_port
@@ -18,6 +21,8 @@ from tests.allocation.students import allocate, release
 from tests.conftest import a_broker
 from tests.e2e.conftest import ROOT
 from tests.worker.conftest import TOKEN, Provider, a_provider
+
+FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1")
 
 
 def environment(store_url: str, table_name: str, provider_url: str, port: int, **more: str) -> dict[str, str]:
@@ -203,3 +208,54 @@ async def test_a_table_that_is_not_there_ends_the_worker_with_78(
 
     assert code == 78
     assert "not found" in event["why"].lower()
+
+
+async def test_sigterm_ends_the_process_in_time_whatever_hangs(
+    proxy: StoreProxy, ministack: str, table_name: str, provider: Provider
+) -> None:
+    """The store hangs, and somebody scrapes without reading the answer."""
+    async with (
+        a_broker(ministack, table_name),
+        a_worker_process(
+            proxy.url, table_name, provider, GRACEFUL_SHUTDOWN_TIMEOUT_SEC="3", STORE_TIMEOUT_SEC="30"
+        ) as worker,
+    ):
+        await worker.event("job done", job="sync")
+        port = int(worker.url.rpartition(":")[2])
+        _, writer = await asyncio.open_connection("127.0.0.1", port, limit=1)
+        writer.write(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n" * 200)
+        proxy.faults.change({"hang_next": 1000, "hang_s": 60})
+        worker.process.send_signal(signal.SIGTERM)
+        await asyncio.wait_for(worker.process.wait(), 15)
+        writer.close()
+
+    assert worker.process.returncode in (0, 1)
+
+
+async def test_a_scheduler_that_stands_still_ends_the_process(
+    ministack: str, table_name: str, provider: Provider
+) -> None:
+    """The clock is set back an hour under the leader: it must not go on leading without doing anything."""
+    if not FAKETIME.exists():  # noqa: ASYNC240
+        pytest.skip("libfaketime is not installed (Debian: faketime)")
+    with tempfile.NamedTemporaryFile("w", suffix=".rc") as clock:
+        clock.write("+0")
+        clock.flush()
+        fake = {
+            "LD_PRELOAD": str(FAKETIME),
+            "FAKETIME_TIMESTAMP_FILE": clock.name,
+            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+            "FAKETIME_NO_CACHE": "1",
+        }
+        async with (
+            a_broker(ministack, table_name),
+            a_worker_process(ministack, table_name, provider, **fake) as worker,
+        ):
+            await worker.event("job done", job="sync")
+            clock.seek(0)
+            clock.write("-3600")
+            clock.flush()
+            code = await asyncio.wait_for(worker.process.wait(), 60)
+
+    assert code == 1
+    assert any("scheduler stands still" in event["event"] for event in worker.events)

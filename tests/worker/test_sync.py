@@ -2,7 +2,7 @@
 
 import asyncio
 import dataclasses
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -10,8 +10,9 @@ import pytest
 
 from broker.allocation import Wish
 from broker.sandbox import Sandbox, State
+from broker.store.batches import Batches, Change, Written
 from broker.store.claims import Claim
-from broker.store.sandboxes import Sandboxes
+from broker.store.leader import Fence
 from broker.wiring import Broker
 from local.store_proxy import StoreProxy
 from tests.allocation.students import allocate, release
@@ -20,7 +21,7 @@ from tests.builders import NOW, TEST_CAUSE
 from tests.conftest import a_broker
 from tests.store.conftest import Clock
 from tests.worker.conftest import RUN, Fetch, Provider, a_provider, a_worker
-from worker.main import Worker
+from worker.duties import Worker
 from worker.provider.client import ProviderError
 
 HOUR = 3600
@@ -56,7 +57,7 @@ async def test_an_unchanged_pool_is_not_written_to(
         outcome = await again.sync(RUN)
 
     assert positive(outcome) == {"unchanged": 10}
-    assert proxy.counts.calls["TransactWriteItems"] == 0
+    assert proxy.counts.calls["TransactWriteItems"] == 1  # what this sync saw, for the next one
     assert proxy.counts.calls["UpdateItem"] == 1  # the gauges' snapshot
 
 
@@ -200,35 +201,20 @@ async def recorded_deletions(core: Broker) -> list[str]:
     ]
 
 
-class LosesEveryRaceOnce(Sandboxes):
+class LosesEveryRaceOnce(Batches):
     """A store that lets someone else win just before sync's first write to a sandbox."""
 
-    def __init__(self, inner: Sandboxes, meanwhile: Any) -> None:
-        self._inner = inner
+    def __init__(self, core: Broker, meanwhile: Callable[[Sandbox], Awaitable[None]]) -> None:
+        super().__init__(core.client, core.sandboxes)
         self._meanwhile = meanwhile
         self._done: set[str] = set()
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._inner, name)
-
-    async def move(self, before: Sandbox, *arguments: Any, **more: Any) -> None:
-        await self._race(before)
-        await self._inner.move(before, *arguments, **more)
-
-    async def touch(self, before: Sandbox, after: Sandbox) -> None:
-        await self._race(before)
-        await self._inner.touch(before, after)
-
-    def walk(self, *arguments: Any, **more: Any) -> Any:
-        return self._inner.walk(*arguments, **more)
-
-    async def add(self, *arguments: Any, **more: Any) -> None:
-        await self._inner.add(*arguments, **more)
-
-    async def _race(self, before: Sandbox) -> None:
-        if before.id not in self._done:
-            self._done.add(before.id)
-            await self._meanwhile(before)
+    async def write(self, changes: list[Change], *, fence: Fence, now: float) -> list[Written]:
+        for change in changes:
+            if change.before is not None and change.before.id not in self._done:
+                self._done.add(change.before.id)
+                await self._meanwhile(change.before)
+        return await super().write(changes, fence=fence, now=now)
 
 
 async def test_allocations_that_land_in_the_middle_of_a_sync_survive_it(
@@ -244,16 +230,12 @@ async def test_allocations_that_land_in_the_middle_of_a_sync_survive_it(
         assert row is not None
         await take(core, row, f"student-{row.id}")
 
-    worker._broker = replaced(core, LosesEveryRaceOnce(core.sandboxes, student))
+    worker._broker = dataclasses.replace(core, batches=LosesEveryRaceOnce(core, student))
     outcome = await worker.sync(RUN)
 
     assert outcome["lost_race"] == 3
     assert [(await stored(id_)).state for id_ in ids[:3]] == [State.ALLOCATED] * 3
     assert await audit(core) == {"allocated": 3, "available": 7}
-
-
-def replaced(core: Broker, sandboxes: Sandboxes) -> Broker:
-    return dataclasses.replace(core, sandboxes=sandboxes)
 
 
 async def take(core: Broker, row: Sandbox, holder: str) -> None:
@@ -278,7 +260,7 @@ async def test_releases_and_expiries_in_the_middle_of_a_sync_survive_it(
         else:
             await core.lifecycle.expire(await stored(sandbox.id), TEST_CAUSE)
 
-    worker._broker = replaced(core, LosesEveryRaceOnce(core.sandboxes, end_it))
+    worker._broker = dataclasses.replace(core, batches=LosesEveryRaceOnce(core, end_it))
     outcome = await worker.sync(RUN)
 
     assert outcome["lost_race"] == 2

@@ -1,85 +1,177 @@
 """Sync: what the provider lists becomes the pool. Whatever happened meanwhile is never overwritten.
 
-The inventory is read before the listing, so that whatever the listing lacks was known before it began.
-Every write is conditional on the version that was read: an allocation, a release or an expiry that lands
-in the middle wins, and the next sync sees it.
+The listing streams: each page is held against the sandboxes that it names, and only changes are written, in
+batches that check the leader's fence and the versions that were read. An allocation, a release or an expiry
+that lands in the middle wins, and the next sync sees it. What is kept of the listing is one number an account.
 """
 
-import asyncio
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Iterable
+from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from heapq import nsmallest
 from typing import Final
 
-from broker.errors import ProviderAccountOwned, WriteConflict
-from broker.policy import Account, Decision, on_listed, on_missing
+from broker.metrics import Metrics
+from broker.policy import (
+    EXPLAINED,
+    GUARDED,
+    MISSING_MATTERS,
+    NEVER_GOES_AFTER,
+    SKETCH,
+    Account,
+    Explained,
+    Missing,
+    on_listed,
+    on_missing,
+    suspect,
+)
 from broker.sandbox import Sandbox, State
+from broker.store.batches import Batches, Change, Written
 from broker.store.events import Cause
+from broker.store.leader import Fence
 from broker.store.sandboxes import Sandboxes
-from worker.provider.client import MAX_LISTINGS, ListingShifted, ProviderClient
+from broker.store.sync_state import SyncState, SyncStates
+from broker.wiring import Broker
+from worker.provider.client import MAX_LISTINGS, ListingShifted, Page, ProviderClient
 
 log = logging.getLogger("worker")
 
-WRITES_AT_ONCE: Final = 16
+MAX_NAMED: Final = 50
+"""Unexplained accounts that are named in the report; more are counted."""
+WRITE_AT: Final = 100
+"""Changes that are collected before they are written: four transactions' worth."""
+LISTED_STATES: Final = (State.AVAILABLE, *sorted(MISSING_MATTERS))
+"""Whose absence from a listing means something."""
+
+Progress = Callable[[int], None]
+"""Told how many accounts have been looked at."""
+
+
+@dataclass(slots=True)
+class _Listing:
+    """What is kept of one walk through the listing."""
+
+    seen: set[int] = field(default_factory=set)
+    explained: Counter[Explained] = field(default_factory=Counter)
+    unexplained: list[str] = field(default_factory=list)
+    foreign: list[str] = field(default_factory=list)
+    unreadable: int = 0  # entries that do not even say which sandbox they may be
+
+    def wonder(self, what: str) -> None:
+        self.explained[Explained.UNKNOWN] += 1
+        if len(self.unexplained) < MAX_NAMED:
+            self.unexplained.append(what)
+
+    def explain(self, sandbox: Sandbox) -> None:
+        """It is listed, and it is ours: that explains it, but for one whose deletions never come true."""
+        if sandbox.again >= NEVER_GOES_AFTER:
+            self.wonder(f"{sandbox.id}: the provider confirms its deletion and goes on listing it")
+        else:
+            self.explained[EXPLAINED[sandbox.state]] += 1
+
+    def __contains__(self, sandbox_id: str) -> bool:
+        return _fingerprint(sandbox_id) in self.seen
 
 
 class Sync:
-    """One run of the sync for one tenant. Holds the inventory for as long as the run lasts."""
+    """One run of the sync for one tenant."""
 
     def __init__(
-        self, sandboxes: Sandboxes, provider: ProviderClient, *, tenant: str, request_id: str, now: int
+        self,
+        broker: Broker,
+        provider: ProviderClient,
+        *,
+        tenant: str,
+        request_id: str,
+        now: int,
+        fence: Fence,
+        confirmed: bool = False,
+        apart_s: float = 0,
+        progress: Progress = lambda _: None,
     ) -> None:
-        self._sandboxes = sandboxes
+        self._sandboxes: Sandboxes = broker.sandboxes
+        self._batches: Batches = broker.batches
+        self._states: SyncStates = broker.sync_states
+        self._metrics: Metrics = broker.metrics
         self._provider = provider
         self._tenant = tenant
         self._request_id = request_id
         self._now = now
-        self._known: dict[str, Sandbox] = {}
+        self._fence = fence
+        self._confirmed = confirmed
+        self._apart_s = apart_s
+        self._progress = progress
         self._outcome: Counter[str] = Counter()
 
     async def run(self) -> Counter[str]:
         """Bring the pool in line with the listing; counts by outcome. Idempotent.
 
         Raises:
-            ProviderError: the listing failed. What had been read of it was applied; nothing went stale.
+            ProviderError: the listing failed, or never stood still. What was read was applied; nothing went stale.
+            LeadershipLost: another worker leads, and syncs; what it wrote stands.
         """
-        for state in State:
-            async for sandbox in self._sandboxes.walk(self._tenant, state):
-                self._known[sandbox.id] = sandbox
-        listed = await self._listed()
-        if listed is None:
-            log.warning("listing kept shifting: nothing is taken for missing", extra={"tenant": self._tenant})
-            self._outcome["listing_shifted"] += 1
-            return self._outcome
-        missing = (sandbox for id_, sandbox in self._known.items() if id_ not in listed)
-        await self._apply((sandbox, on_missing(sandbox, now=self._now)) for sandbox in missing)
+        before = await self._states.read(self._tenant)
+        listing = await self._listed()
+        state = await self._judged(listing, before)
+        if state.suspicion is None:
+            await self._mark_missing(listing)
+        self._tell(listing, state)
+        await self._states.write(self._tenant, state, fence=self._fence)
         return self._outcome
 
-    async def _listed(self) -> set[str] | None:
-        """Apply the listing while it streams; the ids it holds, None where it never stood still."""
+    async def _listed(self) -> _Listing:
+        """Apply the listing while it streams.
+
+        Raises:
+            ListingShifted: it never stood still. What was read is applied, nobody is taken for missing.
+        """
         for _ in range(MAX_LISTINGS):
-            listed: set[str] = set()
+            listing = _Listing()
             try:
                 async with aclosing(self._provider.pages()) as pages:
                     async for page in pages:
-                        self._outcome["invalid"] += page.invalid
-                        fresh = {a.id: a for a in reversed(page.accounts) if a.id not in listed}
-                        self._outcome["duplicate"] += len(page.accounts) - len(fresh)
-                        listed |= fresh.keys()
-                        await self._take_in(list(fresh.values()))
+                        await self._take_in(page, listing)
+                        self._progress(len(listing.seen))
             except ListingShifted:
                 continue
-            return listed
-        return None
+            return listing
+        raise ListingShifted
 
-    async def _take_in(self, accounts: list[Account]) -> None:
-        new = [account for account in accounts if account.id not in self._known]
-        known = [(self._known[a.id], a) for a in accounts if a.id in self._known]
-        await _at_once(self._add(account) for account in new)
-        await self._apply((sandbox, on_listed(sandbox, account, now=self._now)) for sandbox, account in known)
+    async def _take_in(self, page: Page, listing: _Listing) -> None:
+        listing.explained[Explained.NO_SANDBOX] += page.others
+        self._outcome["invalid"] += len(page.invalid)
+        for invalid in page.invalid:
+            listing.wonder(str(invalid))
+            if invalid.sandbox_id is not None:  # there it is, broken as its other facts may be: not missing
+                listing.seen.add(_fingerprint(invalid.sandbox_id))
+            else:
+                listing.unreadable += 1
+        accounts = self._fresh(page, listing)
+        known = await self._sandboxes.find(self._tenant, (account.id for account in accounts))
+        changes: list[Change] = []
+        for account in accounts:
+            sandbox = known.get(account.id)
+            change = self._added(account) if sandbox is None else self._changed(sandbox, account, listing)
+            if change is not None:
+                changes.append(change)
+        await self._write(changes, listing)
 
-    async def _add(self, account: Account) -> None:
+    def _fresh(self, page: Page, listing: _Listing) -> list[Account]:
+        """The accounts that were not listed before: of entries that come twice, the first counts."""
+        fresh = []
+        for account in page.accounts:
+            fingerprint = _fingerprint(account.id)
+            if fingerprint in listing.seen:
+                self._outcome["duplicate"] += 1
+            else:
+                listing.seen.add(fingerprint)
+                fresh.append(account)
+        return fresh
+
+    def _added(self, account: Account) -> Change:
         sandbox = Sandbox(
             tenant=self._tenant,
             id=account.id,
@@ -90,62 +182,133 @@ class Sync:
             attributes=account.attributes,
             since=self._now,
         )
-        try:
-            await self._sandboxes.add(sandbox, self._cause("added"), now=self._now)
-        except WriteConflict:
-            self._outcome["lost_race"] += 1
-        except ProviderAccountOwned as error:
-            self._owned_elsewhere(error, account.id)
-        else:
-            self._known[account.id] = sandbox
-            self._outcome["added"] += 1
+        return Change(None, sandbox, self._cause("added"))
 
-    async def _apply(self, decided: Iterable[tuple[Sandbox, Decision]]) -> None:
-        await _at_once(self._write(sandbox, decision) for sandbox, decision in decided if self._matters(decision))
-
-    def _matters(self, decision: Decision) -> bool:
-        if decision.after is None:
-            self._outcome[decision.action] += 1
-        if decision.action == "identity_changed":
-            log.warning("an id names another account now: left alone", extra={"tenant": self._tenant})
-        return decision.after is not None
-
-    async def _write(self, before: Sandbox, decision: Decision) -> None:
-        after = decision.after
-        if after is None:
-            return
-        try:
-            if after.state is before.state:
-                await self._sandboxes.touch(before, after)
-            else:
-                await self._sandboxes.move(before, after, self._cause(decision.action), now=self._now)
-        except WriteConflict:
-            self._outcome["lost_race"] += 1
-            return
-        except ProviderAccountOwned as error:
-            self._owned_elsewhere(error, before.id)
-            return
-        self._known[before.id] = after
+    def _changed(self, sandbox: Sandbox, account: Account, listing: _Listing) -> Change | None:
+        """What becomes of a sandbox that is listed; None where nothing is to be written."""
+        decision = on_listed(sandbox, account, now=self._now)
+        if decision.after is not None:
+            moves = decision.after.state is not sandbox.state
+            return Change(sandbox, decision.after, self._cause(decision.action) if moves else None)
         self._outcome[decision.action] += 1
-        if decision.action == "missing":
-            facts = {"tenant": before.tenant, "sandbox_id": before.id, "state": before.state.value}
-            log.warning("sandbox in use vanished at the provider", extra=facts)
+        if decision.action == "identity_changed":
+            listing.wonder(f"{sandbox.id}: names another account than before")
+        else:
+            listing.explain(sandbox)
+        return None
 
-    def _owned_elsewhere(self, error: ProviderAccountOwned, sandbox_id: str) -> None:
-        self._outcome["owned_elsewhere"] += 1
-        facts = {"code": error.code, "tenant": self._tenant, "sandbox_id": sandbox_id}
-        log.warning("account belongs to another sandbox", extra=facts)
+    async def _write(self, changes: list[Change], listing: _Listing | None) -> None:
+        """Write, and count what became of it: in the outcome by action, in the listing by what it explains."""
+        became = await self._batches.write(changes, fence=self._fence, now=self._now)
+        for change, written in zip(changes, became, strict=True):
+            self._outcome[_action(change) if written is Written.YES else written.value] += 1
+            if listing is None:
+                continue
+            if written is Written.OWNED_ELSEWHERE:
+                listing.explained[Explained.FOREIGN] += 1
+                listing.foreign.append(change.after.id) if len(listing.foreign) < MAX_NAMED else None
+            else:
+                stands = change.after if written is Written.YES or change.before is None else change.before
+                listing.explain(stands)
+
+    async def _judged(self, listing: _Listing, before: SyncState | None) -> SyncState:
+        """Hold what is missing against what should be there; whether it is believed."""
+        missing = await self._missing_of(listing)
+        suspicion = suspect(
+            missing,
+            before.suspicion if before else None,
+            confirmed=self._confirmed,
+            now=self._now,
+            apart_s=self._apart_s,
+        )
+        known = before.unexplained if before else {}
+        return SyncState(
+            at=self._now,
+            accounts=listing.explained,
+            unexplained={what: known.get(what, self._now) for what in listing.unexplained},
+            expected=missing.expected,
+            missing=missing.missing,
+            suspicion=suspicion,
+        )
+
+    async def _missing_of(self, listing: _Listing) -> Missing:
+        expected, missing = 0, 0
+        smallest: list[int] = []
+        for state in sorted(GUARDED):
+            async for sandbox in self._sandboxes.walk(self._tenant, state):
+                if sandbox.missing_since is not None:
+                    continue
+                expected += 1
+                if sandbox.id not in listing:
+                    missing += 1
+                    smallest = nsmallest(SKETCH, [*smallest, _fingerprint(sandbox.id)])
+        return Missing(
+            expected=expected, missing=missing, sketch=frozenset(smallest), unreadable=listing.unreadable
+        )
+
+    async def _mark_missing(self, listing: _Listing) -> None:
+        changes: list[Change] = []
+        async for sandbox in self._not_in(listing):
+            decision = on_missing(sandbox, now=self._now)
+            if decision.after is None:
+                continue
+            moves = decision.after.state is not sandbox.state
+            changes.append(Change(sandbox, decision.after, self._cause(decision.action) if moves else None))
+            if not moves:
+                facts = {"tenant": self._tenant, "sandbox_id": sandbox.id, "state": sandbox.state.value}
+                log.warning("sandbox in use vanished at the provider", extra=facts)
+            if len(changes) >= WRITE_AT:
+                await self._write(changes, None)
+                changes = []
+        await self._write(changes, None)
+
+    async def _not_in(self, listing: _Listing) -> AsyncIterator[Sandbox]:
+        for state in LISTED_STATES:
+            async for sandbox in self._sandboxes.walk(self._tenant, state):
+                if sandbox.id not in listing:
+                    yield sandbox
+
+    def _tell(self, listing: _Listing, state: SyncState) -> None:
+        """What an operator should know of this listing, in one line each; and the gauges."""
+        facts: dict[str, object] = {"tenant": self._tenant}
+        if listing.foreign:
+            count = listing.explained[Explained.FOREIGN]
+            told = facts | {"code": "PROVIDER_ACCOUNT_OWNED", "count": count, "which": listing.foreign[:3]}
+            log.warning("accounts belong to another sandbox", extra=told)
+        if listing.unexplained:
+            count = listing.explained[Explained.UNKNOWN]
+            told = facts | {"code": "INVALID_ACCOUNT", "count": count, "why": listing.unexplained[:3]}
+            log.warning("accounts that nothing explains", extra=told)
+        if state.suspicion is not None:
+            self._outcome["guarded"] += state.missing
+            told = facts | {
+                "expected": state.expected,
+                "missing": state.missing,
+                "times": state.suspicion.times,
+                "todo": "look at the provider; if it is right: sandbox-broker sync --confirm --reason '...'",
+            }
+            log.error("half of the pool or more is missing from the listing: not believed", extra=told)
+        self._metrics.sync_guard.labels(self._tenant).set(state.suspicion is not None)
+        for kind in Explained:
+            self._metrics.accounts.labels(self._tenant, kind.value).set(state.accounts.get(kind, 0))
+        oldest = min(state.unexplained.values(), default=self._now)
+        self._metrics.unexplained_s.labels(self._tenant).set(self._now - oldest)
 
     def _cause(self, action: str) -> Cause:
         return Cause(actor="worker:sync", action=action, request_id=self._request_id)
 
 
-async def _at_once(writes: Iterable[Awaitable[None]]) -> None:
-    """Run the writes, a few at a time."""
-    from_iter = iter(writes)
+def _action(change: Change) -> str:
+    if change.cause is not None:
+        return change.cause.action
+    before, after = change.before, change.after
+    return (
+        "missing"
+        if before is not None and after.missing_since != before.missing_since and after.missing_since
+        else "updated"
+    )
 
-    async def lane() -> None:
-        for write in from_iter:
-            await write
 
-    await asyncio.gather(*(lane() for _ in range(WRITES_AT_ONCE)))
+def _fingerprint(sandbox_id: str) -> int:
+    """64 bits of an id. That two of a million ids share them is a chance of 1 in 37 million."""
+    return int.from_bytes(blake2b(sandbox_id.encode(), digest_size=8).digest())

@@ -1,0 +1,234 @@
+"""What the worker does for its tenant: its jobs, over one broker core and one provider connection."""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, Final
+
+from broker.errors import BrokerError
+from broker.job import Kind
+from broker.leadership import Leadership
+from broker.metrics import Metrics
+from broker.sandbox import State
+from broker.selection import Selector
+from broker.settings import WorkerSettings
+from broker.wiring import Broker
+from worker.alerts import Alerts
+from worker.job_context import Context, Handler
+from worker.job_run import Pace
+from worker.jobs.bulk import bulk_handler, cause_of
+from worker.jobs.clean import Cleaner
+from worker.jobs.deletion import Rules, Tools
+from worker.jobs.expire import expire
+from worker.jobs.gauges import count_pool
+from worker.jobs.purge import purge
+from worker.jobs.revive import revive
+from worker.jobs.sync import Progress, Sync
+from worker.provider.door import Door
+from worker.runner import Runner
+from worker.schedule import Job
+
+CONFIRMED_FOR_S: Final = 3600
+"""How long an operator's word on a listing is good: not for what a job sees that is queued again days later."""
+
+
+class Worker:
+    """One tenant's jobs. They run while this process leads."""
+
+    def __init__(
+        self,
+        settings: WorkerSettings,
+        broker: Broker,
+        door: Door,
+        leadership: Leadership,
+        *,
+        clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._settings = settings
+        self._broker = broker
+        self._leadership = leadership
+        self._clock = clock
+        self.provider = door.client
+        self.metrics: Metrics = broker.metrics
+        self.alerts = Alerts(broker.metrics, monotonic=monotonic)
+        self.cleaner = Cleaner(
+            Tools(
+                sandboxes=broker.sandboxes,
+                provider=door.client,
+                services=door.services,
+                rules=Rules(
+                    lease_s=settings.clean_lease_s,
+                    max_attempts=settings.clean_max_attempts,
+                    retry_base_s=settings.retry_base_s,
+                    retry_cap_s=settings.retry_cap_s,
+                ),
+                leading=lambda: leadership.leading,
+                may_begin=self._may_begin,
+                tried=self.alerts.tried,
+                clock=clock,
+                monotonic=monotonic,
+            ),
+            broker.metrics,
+            tenant=settings.tenant,
+        )
+        self.runner = Runner(
+            broker.jobs,
+            self._handlers(),
+            broker.metrics,
+            tenant=settings.tenant,
+            pace=Pace(lease_s=settings.leader_lease_s),
+            clock=clock,
+            monotonic=monotonic,
+        )
+
+    def _handlers(self) -> dict[Kind, Handler]:
+        """What does the work of each kind of requested job."""
+        operations = self._broker.operations
+        selector = Selector(self._broker.sandboxes, self._broker.tenants)
+
+        async def delete(context: Context, sandbox_id: str) -> None:
+            stale = context.params["status"] == State.STALE.value
+            act = operations.remove_stale if stale else operations.abandon
+            await act(context.tenant, sandbox_id, cause=cause_of(context))
+
+        async def retry(context: Context, sandbox_id: str) -> None:
+            await operations.retry(context.tenant, sandbox_id, cause=cause_of(context))
+
+        async def quarantine(context: Context, sandbox_id: str) -> None:
+            await operations.quarantine(context.tenant, sandbox_id, cause=cause_of(context))
+
+        async def force_release(context: Context, sandbox_id: str) -> None:
+            begun_by = context.job.created_at  # who came after the order is not meant
+            await operations.force_release(context.tenant, sandbox_id, cause=cause_of(context), begun_by=begun_by)
+
+        return {
+            Kind.SYNC: self._requested_sync,
+            Kind.CLEANUP: self._requested_cleanup,
+            Kind.BULK_DELETE: bulk_handler(selector, delete),
+            Kind.BULK_RETRY: bulk_handler(selector, retry),
+            Kind.BULK_QUARANTINE: bulk_handler(selector, quarantine),
+            Kind.BULK_FORCE_RELEASE: bulk_handler(selector, force_release),
+        }
+
+    async def _requested_sync(self, context: Context) -> Counter[str]:
+        age_s = self._clock() - context.job.created_at
+        confirmed = context.params.get("confirm") == "true" and age_s <= CONFIRMED_FOR_S
+        return await self.sync(
+            context.request_id, confirmed=confirmed, progress=lambda seen: context.progress(done=seen)
+        )
+
+    async def _requested_cleanup(self, context: Context) -> Counter[str]:
+        context.progress(total=await self._broker.sandboxes.count(context.tenant, State.PENDING_DELETION))
+
+        async def after_each(outcome: Counter[str]) -> None:
+            context.progress(done=outcome["deleted"], failed=outcome.total() - outcome["deleted"])
+            await context.checkpoint()
+
+        outcome = await self.cleaner.sweep(context.request_id, after_each)
+        context.progress(done=outcome["deleted"], failed=outcome.total() - outcome["deleted"])
+        return outcome
+
+    def jobs(self) -> list[Job]:
+        """Every job of the worker, with its interval."""
+        s = self._settings
+        return [
+            Job("sync", self.sync, s.sync_interval_s),
+            Job("clean", self.cleaner.tick, s.clean_poll_s, first_after_s=1, quiet=True),
+            Job(
+                "sweep",
+                self.cleaner.sweep,
+                s.sweep_interval_s,
+                first_after_s=min(10, s.sweep_interval_s),
+                quiet=True,
+            ),
+            Job("requested", self.runner.tick, s.clean_poll_s, first_after_s=0.5, quiet=True),
+            Job("expire", self.expire, s.expiry_interval_s, first_after_s=2, quiet=True),
+            Job("purge", self.purge, s.purge_interval_s, first_after_s=5, quiet=True),
+            Job("revive", self.revive, s.expiry_interval_s, first_after_s=5, quiet=True),
+            Job("gauges", self.gauges, s.gauges_interval_s, first_after_s=3, quiet=True, in_maintenance=True),
+        ]
+
+    def _may_begin(self) -> bool:
+        """Whether something new may begin this very moment, by the mode as it was last read."""
+        mode = self._broker.modes.last
+        return self._leadership.leading and (mode is None or mode.works)
+
+    async def may_run(self, job: Job) -> bool:
+        """Whether a tick may run now: not in another's term, and under maintenance only what changes nothing."""
+        if not self._leadership.leading:
+            return False
+        try:
+            mode = await self._broker.modes.current()
+        except BrokerError:  # the store never answered: the job itself will say so
+            return True
+        return mode.works or job.in_maintenance
+
+    def details(self) -> dict[str, Any]:
+        """What /readyz tells of the parts."""
+        seen = self._leadership.seen
+        leader = "me" if self._leadership.leading else (seen.holder if seen else None)
+        return {"leader": leader, "provider": self.provider.states(), "alerts": sorted(self.alerts.active)}
+
+    async def sync(
+        self, request_id: str, *, confirmed: bool = False, progress: Progress = lambda _: None
+    ) -> Counter[str]:
+        sync = Sync(
+            self._broker,
+            self.provider,
+            tenant=self._settings.tenant,
+            request_id=request_id,
+            now=int(self._clock()),
+            fence=self._leadership.fence,
+            confirmed=confirmed,
+            apart_s=self._settings.sync_interval_s / 2,
+            progress=progress,
+        )
+        outcome = await sync.run()
+        await self.gauges(request_id)
+        return outcome
+
+    async def expire(self, request_id: str) -> Counter[str]:
+        return await expire(
+            self._broker.sandboxes,
+            self._broker.lifecycle,
+            tenant=self._settings.tenant,
+            now=int(self._clock()),
+            grace_s=self._settings.grace_s,
+            request_id=request_id,
+        )
+
+    async def purge(self, request_id: str) -> Counter[str]:
+        return await purge(
+            self._broker.sandboxes,
+            tenant=self._settings.tenant,
+            now=int(self._clock()),
+            after_s=round(self._settings.purge_after_hours * 3600),
+            request_id=request_id,
+        )
+
+    async def revive(self, request_id: str) -> Counter[str]:
+        return await revive(
+            self._broker.sandboxes,
+            tenant=self._settings.tenant,
+            now=int(self._clock()),
+            after_s=round(self._settings.failed_retry_hours * 3600),
+            request_id=request_id,
+        )
+
+    async def gauges(self, _: str) -> Counter[str]:
+        tenant, now = self._settings.tenant, int(self._clock())
+        pool = await count_pool(self._broker.sandboxes, self._broker.gauges, tenant=tenant, now=now)
+        oldest_s = 0 if pool.oldest_pending_at is None else max(0, now - pool.oldest_pending_at)
+        self.alerts.evaluate(depth=pool.pending, oldest_pending_s=oldest_s)
+        return Counter()
+
+    async def drain(self, timeout_s: float) -> None:
+        """Finish what is in hand, within the time."""
+        await asyncio.gather(self.cleaner.drain(timeout_s), self.runner.drain(timeout_s))
+
+    async def stand_down(self) -> None:
+        """Another leads: jobs are let go, deletions in flight end by their own leases, alerts are the other's."""
+        await self.runner.cancel_all()
+        self.alerts.clear()
