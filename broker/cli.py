@@ -1,4 +1,4 @@
-"""`sandbox-broker`: what an operator does from a shell."""
+"""`create-table`, for the images and `make run`: what needs the store and no API. All else is in `cli/`."""
 
 import argparse
 import asyncio
@@ -30,10 +30,21 @@ async def _create_table(settings: CoreSettings) -> int:
     return 0
 
 
+def create_table_as_set() -> int:
+    """Create the table of the environment's settings; the exit code."""
+    try:
+        settings = CoreSettings()
+    except ValidationError as error:
+        for problem in problems_of(error):
+            sys.stderr.write(f"configuration: {problem}\n")
+        return EXIT_CONFIG
+    return asyncio.run(_create_table(settings))
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; the exit code is the process's."""
     parser = argparse.ArgumentParser(
-        "sandbox-broker", description="Operate the sandbox broker. Settings come from the environment, see README."
+        "python -m broker.cli", description="Prepare the broker's store. Settings come from the environment."
     )
     parser.add_argument("--version", action="version", version=VERSION)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -43,13 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
         description="Create the table that DDB_TABLE_NAME names. In production terraform does that.",
     )
     parser.parse_args(arguments)
-    try:
-        settings = CoreSettings()
-    except ValidationError as error:
-        for problem in problems_of(error):
-            sys.stderr.write(f"configuration: {problem}\n")
-        return EXIT_CONFIG
-    return asyncio.run(_create_table(settings))
+    return create_table_as_set()
 
 
 if __name__ == "__main__":

@@ -1,0 +1,1 @@
+"""`sandbox-broker`: what an operator does from a shell, over the HTTP API."""

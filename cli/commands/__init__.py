@@ -1,0 +1,1 @@
+"""Commands: parse, call the API, show what it said."""
