@@ -63,6 +63,10 @@ class Children:
         """The first child that has ended."""
         return next((c for c in self._children if c.process.returncode is not None), None)
 
+    def forget(self, child: Child) -> None:
+        """Watch it no more: it fell, and that was dealt with."""
+        self._children.remove(child)
+
     async def until_one_falls(self) -> Child:
         """Wait for the first child that ends by itself."""
         waiting = {asyncio.create_task(child.process.wait()): child for child in self._children}

@@ -3,7 +3,22 @@
 import json
 from typing import Any
 
-_SHOWN = ("outcome", "job", "counts", "sandbox_id", "holder", "track", "status", "ms", "attempt", "why", "code")
+_SHOWN = (
+    "outcome",
+    "job",
+    "counts",
+    "sandbox_id",
+    "holder",
+    "track",
+    "status",
+    "ms",
+    "attempt",
+    "fence",
+    "alert",
+    "why",
+    "code",
+    "todo",
+)
 
 
 def readable(process: str, line: str) -> str | None:

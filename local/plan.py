@@ -19,7 +19,7 @@ class Plan:
 
     api_ports: list[int]
     sim_port: int
-    worker_port: int
+    worker_ports: list[int]  # one leads, the others stand by
     sandboxes: int
     api_token: str
     admin_token: str
@@ -35,7 +35,6 @@ class Plan:
             "BROKER_ADMIN_TOKEN": self.admin_token,
             "DDB_ENDPOINT_URL": self.store_url,
             "CSP_BASE_URL": f"http://127.0.0.1:{self.sim_port}",
-            "WORKER_PORT": str(self.worker_port),
             "SIM_PORT": str(self.sim_port),
             "SIM_SANDBOXES": str(self.sandboxes),
         }
@@ -49,6 +48,7 @@ class Plan:
             "DRAIN_NOTICE_SEC": "0",
             "SYNC_INTERVAL_SEC": "30",
             "GAUGES_INTERVAL_SEC": "10",
+            "LEADER_LEASE_SEC": "5",
             "PYTHONUNBUFFERED": "1",
         }
         return {**defaults, **caller, **ours}
@@ -75,7 +75,7 @@ def make_plan(environment: Mapping[str, str]) -> Plan:
     return Plan(
         api_ports=api_ports,
         sim_port=sim_port,
-        worker_port=worker_port,
+        worker_ports=[worker_port, free_port()],
         sandboxes=_number(environment, "SIM_SANDBOXES", 200, 0, 1_000_000),
         api_token=environment.get("BROKER_API_TOKEN") or f"track-{secrets.token_hex(16)}",
         admin_token=environment.get("BROKER_ADMIN_TOKEN") or f"admin-{secrets.token_hex(16)}",

@@ -15,6 +15,8 @@ from local.lines import readable
 from local.plan import Plan, make_plan
 
 START_S: Final = 60.0
+RESTART_S: Final = 2.0
+MAX_FALLS: Final = 50
 _POLL_S: Final = 0.1
 _SYNCED: Final = 'worker_job_last_success_timestamp_seconds{job="sync"}'
 
@@ -26,6 +28,8 @@ class LocalRun:
         self._plan = plan
         self._environment = plan.environment(os.environ)
         self._told = False
+        names = ["worker", *(f"worker-{n}" for n in range(2, len(plan.worker_ports) + 1))]
+        self._workers = dict(zip(names, plan.worker_ports, strict=True))
         self.children = Children(self._line)
 
     def _line(self, process: str, line: str) -> None:
@@ -48,13 +52,37 @@ class LocalRun:
             await self._until("the store", lambda: answers(plan.store_port or 0))
         await self._create_table()
         await self.children.start("provider", [python, "-m", "simulator"], environment)
-        await self.children.start("worker", [python, "-m", "worker"], environment)
+        for name in self._workers:
+            await self.start_worker(name)
         for number, port in enumerate(plan.api_ports, start=1):
             name = "api" if len(plan.api_ports) == 1 else f"api-{number}"
             await self.children.start(name, [python, "-m", "app"], {**environment, "API_PORT": str(port)})
         for port in plan.api_ports:
             await self._until("the API", lambda port=port: _get(f"http://127.0.0.1:{port}/readyz") is not None)
         await self._until("the pool", self._filled)
+
+    async def start_worker(self, name: str) -> None:
+        environment = {**self._environment, "WORKER_PORT": str(self._workers[name])}
+        await self.children.start(name, [sys.executable, "-m", "worker"], environment)
+
+    async def watch(self) -> None:
+        """Go on until a part fails. A worker that falls is replaced while another takes its place.
+
+        Raises:
+            StartFailed: a part fell that cannot be done without, or workers keep falling.
+        """
+        falls = 0
+        while True:
+            fallen = await self.children.until_one_falls()
+            falls += 1
+            obituary = _obituary(fallen.name, fallen.process.returncode, fallen.tail)
+            if fallen.name not in self._workers or falls > MAX_FALLS:
+                raise StartFailed(obituary)
+            sys.stdout.write(f"         {fallen.name:<9} {obituary} The other takes over; a new one stands by.\n")
+            sys.stdout.flush()
+            self.children.forget(fallen)
+            await asyncio.sleep(RESTART_S)
+            await self.start_worker(fallen.name)
 
     async def _check_settings(self) -> None:
         """Every wrong setting of API and worker, before anything is started."""
@@ -90,7 +118,8 @@ class LocalRun:
             await asyncio.sleep(_POLL_S)
 
     def _filled(self) -> bool:
-        return _SYNCED in (_get(f"http://127.0.0.1:{self._plan.worker_port}/metrics") or "")
+        pages = (_get(f"http://127.0.0.1:{port}/metrics") for port in self._plan.worker_ports)
+        return any(_SYNCED in (page or "") for page in pages)
 
     def tell(self, took_s: float) -> None:
         """Print the table; from here on events are lines."""
@@ -121,7 +150,7 @@ def _table(plan: Plan, took_s: float) -> str:
         ("API", " ".join(f"http://127.0.0.1:{port}" for port in plan.api_ports)),
         ("API docs", f"{api}/v1/docs"),
         ("API metrics", f"{api}/metrics"),
-        ("Worker metrics", f"http://127.0.0.1:{plan.worker_port}/metrics"),
+        ("Worker metrics", " ".join(f"http://127.0.0.1:{port}/metrics" for port in plan.worker_ports)),
         ("Provider (simulated)", f"http://127.0.0.1:{plan.sim_port}  ({plan.sandboxes} sandboxes)"),
         ("Store (DynamoDB)", plan.store_url + ("  (in memory)" if plan.store_port else "")),
         ("Track token", _token(plan, "BROKER_API_TOKEN", plan.api_token)),
@@ -136,8 +165,14 @@ def _table(plan: Plan, took_s: float) -> str:
     )
     return (
         f"\nThe sandbox broker is up ({took_s:.1f} s).\n\n{body}\n\nPaste this to hold a sandbox:\n\n{curl}\n\n"
-        "Ctrl-C stops everything. What happens from here on:\n\n"
+        f"Operate it:\n\n  export BROKER_URL={api} BROKER_ADMIN_TOKEN={_exported(plan)}\n"
+        "  bin/sandbox-broker status\n\n"
+        "Ctrl-C stops everything; a worker that is killed is replaced. What happens from here on:\n\n"
     )
+
+
+def _exported(plan: Plan) -> str:
+    return plan.admin_token if "BROKER_ADMIN_TOKEN" in plan.generated else "$BROKER_ADMIN_TOKEN"
 
 
 def _token(plan: Plan, name: str, value: str) -> str:
@@ -167,8 +202,7 @@ async def run() -> int:
 async def _work(local: LocalRun, began: float) -> None:
     await local.start()
     local.tell(time.monotonic() - began)
-    fallen = await local.children.until_one_falls()
-    raise StartFailed(_obituary(fallen.name, fallen.process.returncode, fallen.tail))
+    await local.watch()
 
 
 def main() -> int:

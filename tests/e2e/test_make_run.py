@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.conftest import ADMIN_TOKEN, API_TOKEN, ROOT, a_run, start
+from tests.e2e.conftest import ADMIN_TOKEN, API_TOKEN, ROOT, Running, a_run, start
 
 
 async def test_the_table_says_where_everything_is_and_its_curl_line_holds_a_sandbox() -> None:
@@ -81,12 +81,39 @@ async def test_children_do_not_outlive_a_parent_that_is_killed() -> None:
 
 async def test_a_child_that_falls_ends_the_run_with_one_sentence() -> None:
     async with a_run(SIM_SANDBOXES="2") as run:
-        worker = next(pid for pid, command in run.children().items() if "-m worker" in command)
-        os.kill(worker, signal.SIGKILL)
+        api = next(pid for pid, command in run.children().items() if "-m app" in command)
+        os.kill(api, signal.SIGKILL)
         code = await asyncio.wait_for(run.process.wait(), 30)
 
     assert code == 1
-    assert any(line.startswith("make run: The worker process was killed (SIGKILL)") for line in run.lines)
+    assert any(line.startswith("make run: The api process was killed (SIGKILL)") for line in run.lines)
+
+
+async def test_a_worker_that_is_killed_is_taken_over_from_and_replaced() -> None:
+    """What a newcomer tries first: kill the worker. The other one leads, and deletes what is released."""
+    async with a_run(SIM_SANDBOXES="4", LEADER_LEASE_SEC="1") as run:
+        os.kill(await leader_of(run), signal.SIGKILL)
+        await run.line(r"The worker\S* process was killed \(SIGKILL\)\. The other takes over")
+        await run.line(r"leading .*fence=2")
+        held = (await run.allocate("student-1")).json()
+        await run.release("student-1", held["sandbox_id"])
+        await run.line(rf"deleted at the provider.*sandbox_id={held['sandbox_id']}")
+        workers = [pid for pid, command in run.children().items() if "-m worker" in command]
+
+    assert len(workers) == 2
+
+
+async def leader_of(run: Running) -> int:
+    """The process id of the worker that leads (Linux)."""
+    for pid, command in run.children().items():
+        if "-m worker" in command:
+            environ = Path(f"/proc/{pid}/environ").read_bytes()  # noqa: ASYNC240  no disk is behind it
+            port = re.search(rb"WORKER_PORT=(\d+)", environ)
+            assert port is not None
+            ready = await run.http.get(f"http://127.0.0.1:{port[1].decode()}/readyz")
+            if ready.json()["status"] == "leading":
+                return pid
+    pytest.fail("no worker leads")
 
 
 async def test_a_port_in_use_is_told_in_one_sentence() -> None:
