@@ -1,0 +1,151 @@
+"""The students of a soak: they allocate, repeat, hang up, hold, look, release or forget; each keeps a record."""
+
+import asyncio
+import random
+import time
+from collections import Counter
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+
+from tests.api.service import TRACK
+from tests.chaos.soak.fleet import Fleet
+
+PATIENCE_S = 60.0
+TROUBLE = (429, 500, 502, 503, 504)
+
+
+class Violation(Exception):
+    """An invariant does not hold. The text names the sandbox where there is one."""
+
+
+@dataclass
+class Record:
+    """One student's one sandbox, from the first answer to the last word."""
+
+    student: str
+    sandbox_id: str
+    told_at: float  # wall clock, as the ones below
+    given_up_at: float | None = None  # the student's own release was confirmed, or nobody asks any more
+    taken_at: float | None = None  # the broker said that it ended by itself
+
+
+@dataclass
+class Classroom:
+    """All records, and the rule that no sandbox is in two of them."""
+
+    fleet: Fleet
+    random: random.Random
+    done: Counter[str] = field(default_factory=Counter)
+    records: dict[str, Record] = field(default_factory=dict)
+    stopping: bool = False
+
+    async def attend(self, seat: int) -> None:
+        """One lab after the other until the lesson ends."""
+        labs = 0
+        async with httpx.AsyncClient(timeout=10) as http:
+            while not self.stopping:
+                labs += 1
+                # A name comes back for some labs, as of those who restart one, and then is a new one.
+                await self._lab(http, f"student-{seat}-{labs // 4}")
+                await asyncio.sleep(self.random.uniform(0.2, 3))
+
+    async def _lab(self, http: httpx.AsyncClient, student: str) -> None:
+        record = await self._allocate(http, student)
+        if record is None:
+            return
+        ends_at = time.time() + self.random.uniform(0, 10)
+        while time.time() < ends_at and not self.stopping:
+            await asyncio.sleep(self.random.uniform(0.3, 2))
+            await self._look(http, record)
+        if self.random.random() < 0.1:
+            self.done["forgot to release"] += 1
+            return
+        await self._release(http, record)
+
+    async def _allocate(self, http: httpx.AsyncClient, student: str) -> Record | None:
+        """As the setup script does: repeat while told to, with a little impatience."""
+        ends_at = time.time() + PATIENCE_S
+        while time.time() < ends_at and not self.stopping:
+            if self.random.random() < 0.1:
+                self.done["hung up"] += 1
+                with suppress(httpx.HTTPError):
+                    await self._ask(
+                        http, "POST", "/v1/allocate", student, timeout=self.random.uniform(0.001, 0.05)
+                    )
+            answer = await self._ask(http, "POST", "/v1/allocate", student)
+            if answer is not None and answer.status_code in (200, 201):
+                self.done["allocated" if answer.status_code == 201 else "allocated by a repeat"] += 1
+                return self._told(student, answer.json())
+            if answer is not None and answer.status_code not in (409, *TROUBLE):
+                raise Violation(f"{student} was answered {answer.status_code}: {answer.text}")
+            await asyncio.sleep(self.random.uniform(0.1, 1))
+        return None
+
+    def _told(self, student: str, answer: dict[str, Any]) -> Record:
+        sandbox_id = str(answer["sandbox_id"])
+        record = self.records.get(sandbox_id)
+        if record is None:
+            record = self.records[sandbox_id] = Record(student, sandbox_id, time.time())
+        elif record.student != student:
+            raise Violation(f"{sandbox_id} was told to {record.student} and to {student}")
+        elif record.given_up_at is not None:
+            raise Violation(f"{sandbox_id} was told to {student} again after its release")
+        return record
+
+    async def _look(self, http: httpx.AsyncClient, record: Record) -> None:
+        """Repeat the allocation, or view: the same sandbox, unless the broker ended it."""
+        if self.random.random() < 0.5:
+            path = f"/v1/sandboxes/{record.sandbox_id}"
+            answer = await self._ask(http, "GET", path, record.student)
+            if answer is not None and answer.status_code not in (200, *TROUBLE):
+                raise Violation(
+                    f"{record.sandbox_id}: its student was answered {answer.status_code}: {answer.text}"
+                )
+            return
+        answer = await self._ask(http, "POST", "/v1/allocate", record.student)
+        if answer is None or answer.status_code not in (200, 201):
+            return
+        if str(answer.json()["sandbox_id"]) == record.sandbox_id:
+            self.done["repeated"] += 1
+            return
+        self.done["given another after the broker ended it"] += 1
+        record.taken_at = record.taken_at or time.time()
+        other = self._told(record.student, answer.json())
+        await self._release(http, other)
+
+    async def _release(self, http: httpx.AsyncClient, record: Record) -> None:
+        path = f"/v1/sandboxes/{record.sandbox_id}/mark-for-deletion"
+        for _ in range(60):
+            answer = await self._ask(http, "POST", path, record.student)
+            if answer is not None and answer.status_code == 200:
+                record.given_up_at = record.given_up_at or time.time()
+                self.done["released"] += 1
+                return
+            if answer is not None and answer.status_code == 410:
+                record.taken_at = record.taken_at or time.time()
+                self.done["found it ended"] += 1
+                return
+            if answer is not None and answer.status_code not in TROUBLE:
+                raise Violation(
+                    f"{record.sandbox_id}: its release was answered {answer.status_code}: {answer.text}"
+                )
+            await asyncio.sleep(self.random.uniform(0.2, 1))
+        self.done["gave up releasing"] += 1
+
+    async def _ask(
+        self, http: httpx.AsyncClient, method: str, path: str, student: str, *, timeout: float = 10
+    ) -> httpx.Response | None:
+        """One call to any API; None where there was no answer."""
+        url = self.random.choice(self.fleet.apis).url
+        headers = TRACK | {"X-Instruqt-Sandbox-ID": student}
+        try:
+            answer = await http.request(method, url + path, headers=headers, timeout=timeout)
+        except httpx.HTTPError:
+            self.done["had no answer"] += 1
+            return None
+        if answer.is_error:
+            self.done[f"was answered {answer.status_code} {answer.json()['error']['code']}"] += 1
+        return answer

@@ -1,0 +1,176 @@
+"""Looks at a soak meanwhile and at its end: every invariant, from the store, the provider and the processes."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import ExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+
+from broker.job import JobState
+from broker.sandbox import State
+from broker.wiring import Broker
+from tests.audit import items_of
+from tests.chaos.invariants import Account, Stored, check_provider, check_quiet, check_stored
+from tests.chaos.soak.classroom import Classroom, Record, Violation
+from tests.chaos.soak.fleet import GRACE_S, LAB_S, Fleet, Member
+
+WRITES = ("TransactWriteItems", "UpdateItem", "PutItem", "DeleteItem")
+STILL_S = 0.3
+"""Within it every write that the engine has taken is done."""
+SKEW_S = 2
+MOST_MB = 300.0
+"""What no process may need; an API or a worker at rest takes about 100."""
+
+
+@dataclass
+class Inspector:
+    """Asserts, or keeps what the report tells."""
+
+    fleet: Fleet
+    core: Broker
+    classroom: Classroom
+    looks: int = 0
+    samples: int = 0
+    leaders_seen: int = 0
+    took_s: float = 0.0
+    resident_mb: dict[str, float] = field(default_factory=dict)
+
+    async def look(self) -> Stored:
+        """Stop every write for a moment, so that one look sees one state, and check it."""
+        began = time.monotonic()
+        async with self._writes_held():
+            stored = Stored.of(await items_of(self.core))
+            accounts = await self.accounts()
+        self.looks += 1
+        try:
+            check_stored(stored)
+            check_provider(stored, accounts)
+            for record in self.classroom.records.values():
+                _check_record(record, stored)
+        except AssertionError as violation:
+            raise Violation(_told(violation)) from violation
+        self.took_s = time.monotonic() - began
+        return stored
+
+    @asynccontextmanager
+    async def _writes_held(self) -> AsyncIterator[None]:
+        let_go = asyncio.Event()
+
+        async def hold(body: Any) -> None:
+            if (
+                not body.get("Key", {}).get("pk", {}).get("S", "").startswith("LEA#")
+            ):  # else no leader outlives a look
+                await let_go.wait()
+
+        with ExitStack() as stack:
+            for operation in WRITES:
+                stack.enter_context(self.fleet.proxy.before(operation, hold))
+            try:
+                await asyncio.sleep(STILL_S)
+                yield
+            finally:
+                let_go.set()
+
+    async def accounts(self) -> list[Account]:
+        return [
+            Account(
+                str(a["csp_id"]),
+                a["id"],
+                a["delete_requests"],
+                a["deletes_done"],
+                a["deleted_at"] is not None,
+            )
+            for a in (await self.fleet.simulate("GET", "accounts"))["results"]
+            if a["account_type"] == "sandbox"
+        ]
+
+    async def watch(self) -> None:
+        """Sample what the processes say and need, until cancelled."""
+        async with httpx.AsyncClient(timeout=1) as http:
+            while True:
+                await asyncio.sleep(0.25)
+                leaders = await self._leaders(http)
+                self.samples += 1
+                self.leaders_seen += bool(leaders)
+                if len(leaders) > 1:
+                    await self._must_not_both_lead(http, *leaders[:2])
+                for member in self.fleet.all():
+                    self._weigh(member)
+                for member in self.fleet.fallen():
+                    tail = member.child.tail if member.child else []
+                    raise Violation(f"{member.name} ended by itself: {tail}")
+
+    def _weigh(self, member: Member) -> None:
+        needs_mb = member.resident_mb()
+        kind = member.name[:-1]
+        self.resident_mb[kind] = max(needs_mb, self.resident_mb.get(kind, 0))
+        if needs_mb > MOST_MB:
+            raise Violation(f"{member.name} has grown to {needs_mb:.0f} MB")
+
+    async def _leaders(self, http: httpx.AsyncClient) -> list[Member]:
+        says = await asyncio.gather(*(self._leads(http, worker) for worker in self.fleet.workers))
+        return [worker for worker, leads in zip(self.fleet.workers, says, strict=True) if leads]
+
+    async def _must_not_both_lead(self, http: httpx.AsyncClient, one: Member, other: Member) -> None:
+        """Answers of one sample are moments apart: both lead if one does before and after the other does."""
+        says = [await self._leads(http, worker) for worker in (one, other, one)]
+        if all(says):
+            raise Violation(f"{one.name} and {other.name} both lead")
+
+    async def _leads(self, http: httpx.AsyncClient, worker: Member) -> bool:
+        """What it says of itself, by its clock at the moment of the answer."""
+        with suppress(httpx.HTTPError):
+            details = (await http.get(f"{worker.url}/readyz")).json()["details"]
+            return bool(details.get("leader") == "me")
+        return False
+
+    async def comes_to_rest(self, *, within_s: float = 180) -> Stored:
+        """With all well again: nothing is pending, no job is left, and whatever was told is deleted."""
+        ends_at = time.monotonic() + within_s
+        while True:
+            stored = await self.look()
+            restless = await self._restless(stored)
+            print(f"  not at rest yet: {restless}" if restless else "  at rest", flush=True)
+            if not restless:
+                break
+            if time.monotonic() > ends_at:
+                raise Violation(f"it does not come to rest: {restless}")
+            await asyncio.sleep(max(4.0, 3 * self.took_s))  # to do something, a leader needs some seconds
+        try:
+            check_quiet(stored, await self.accounts())
+        except AssertionError as violation:
+            raise Violation(_told(violation)) from violation
+        for record in self.classroom.records.values():
+            if stored.sandboxes[record.sandbox_id].state is not State.DELETED:
+                raise Violation(f"{record.sandbox_id} was {record.student}'s, and is not deleted")
+        return stored
+
+    async def _restless(self, stored: Stored) -> dict[str, int]:
+        busy = (State.ALLOCATED, State.PENDING_DELETION, State.DELETION_FAILED, State.STALE)
+        found = {state.value: len(stored.in_state(state)) for state in busy}
+        for state in (JobState.QUEUED, JobState.RUNNING):
+            found[f"jobs {state.value}"] = len([job async for job in self.core.jobs.walk("acme", state)])
+        return {what: count for what, count in found.items() if count}
+
+
+def _check_record(record: Record, stored: Stored) -> None:
+    """What the student was told holds in the store, and nobody ended it without the right to."""
+    sandbox = stored.sandboxes.get(record.sandbox_id)
+    assert sandbox is not None, f"{record.sandbox_id}: told to {record.student}, and lost"
+    assert sandbox.holder == record.student, (
+        f"{record.sandbox_id}: {record.student}'s, but {sandbox.holder} has it"
+    )
+    if record.given_up_at is not None:
+        assert sandbox.state is not State.ALLOCATED, f"{record.sandbox_id}: released, and still allocated"
+    if record.taken_at is not None:
+        assert sandbox.ended_by is not None, f"{record.sandbox_id}: {record.student} was told of an end"
+    if sandbox.ended_by == "expired":
+        due = (sandbox.allocated_at or 0) + LAB_S + GRACE_S
+        assert (sandbox.ended_at or 0) >= due - SKEW_S, f"{record.sandbox_id}: expired before its time"
+
+
+def _told(violation: AssertionError) -> str:
+    return str(violation).partition("\nassert")[0]

@@ -1,0 +1,90 @@
+"""What the students were told: the model that the broker's answers are held against."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from broker.sandbox import Sandbox, State
+from broker.store.claims import ENDED_CLAIM_S
+from tests.chaos.invariants import Stored
+from tests.chaos.world import LAB_S, MOST_CLAIMS
+
+Key = tuple[str, str | None]
+Answer = tuple[int, str]
+
+
+@dataclass
+class Told:
+    """One answer, and when it stopped being true."""
+
+    student: str
+    key: str | None
+    prefix: str
+    answer: dict[str, Any]
+    ended_at: int | None = None
+
+    @property
+    def sandbox_id(self) -> str:
+        return str(self.answer["sandbox_id"])
+
+    def blocks(self, now: int) -> bool:
+        """Whether nothing new is given under its key: while it is held, and for a day after where it has a key."""
+        if self.ended_at is None:
+            return True
+        return self.key is not None and self.ended_at > now - ENDED_CLAIM_S
+
+
+@dataclass
+class Students:
+    """Everything told to anybody, newest last."""
+
+    claims: dict[Key, Told] = field(default_factory=dict)
+    ever: list[Told] = field(default_factory=list)
+
+    def held(self) -> Iterator[Told]:
+        return (told for told in self.claims.values() if told.ended_at is None)
+
+    def expected(self, key: Key, prefix: str, stored: Stored, *, now: int, open_: bool) -> tuple[int, str | None]:
+        """Status and code of the only right answer to this wish, when nothing else happens meanwhile."""
+        claim = self.claims.get(key)
+        if claim is not None and claim.blocks(now):
+            if claim.key is not None and claim.prefix != prefix:
+                return 409, "IDEMPOTENCY_KEY_REUSED"
+            return (200, None) if claim.ended_at is None else (410, "ALLOCATION_ENDED")
+        if not open_:
+            return 503, "BROKER_DRAINED"
+        if key[1] is not None and sum(told.student == key[0] for told in self.held()) >= MOST_CLAIMS:
+            return 409, "HOLDER_LIMIT"
+        if any(sandbox.name.startswith(prefix) for sandbox in stored.in_state(State.AVAILABLE)):
+            return 201, None
+        return 409, "NO_SANDBOXES_AVAILABLE"
+
+    def told(self, key: Key, prefix: str, answer: dict[str, Any], *, now: int) -> None:
+        """A 201: nobody was ever told this sandbox before."""
+        sandbox_id = answer["sandbox_id"]
+        others = [told for told in self.ever if told.sandbox_id == sandbox_id]
+        assert not others, f"{sandbox_id} was told to {key} after {others}"
+        assert (answer["allocated_at"], answer["expires_at"]) == (now, now + LAB_S)
+        self.claims[key] = Told(*key, prefix, answer)
+        self.ever.append(self.claims[key])
+
+    def repeated(self, key: Key, answer: dict[str, Any]) -> None:
+        """A 200: the first answer, word for word."""
+        assert answer == self.claims[key].answer, f"a replay to {key} differs from the first answer"
+
+    def check(self, stored: Stored, *, may_end: set[str]) -> None:
+        """Whoever holds a sandbox still does, unless this step may have ended it."""
+        for told in self.held():
+            sandbox = stored.sandboxes.get(told.sandbox_id)
+            assert sandbox is not None, f"{told.sandbox_id}: gone under {told.student}"
+            if _is_held_by(sandbox, told):
+                continue
+            assert told.sandbox_id in may_end, f"{told.student} lost {told.sandbox_id}: it is {sandbox.state}"
+            told.ended_at = sandbox.ended_at
+        holders = {told.sandbox_id: told.student for told in self.held()}
+        stored_holders = {s.id: s.holder for s in stored.in_state(State.ALLOCATED)}
+        assert holders == stored_holders, "the store says other than what the students were told"
+
+
+def _is_held_by(sandbox: Sandbox, told: Told) -> bool:
+    return sandbox.state is State.ALLOCATED and (sandbox.holder, sandbox.claim_key) == (told.student, told.key)
