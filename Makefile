@@ -4,8 +4,9 @@ SHELL := /bin/sh
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
 	command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
+TEST_PROCESSES ?= 3
 PIP_FLAGS := --quiet --disable-pip-version-check --require-hashes
-CODE := broker app worker simulator local tests bench
+CODE := broker app worker cli simulator local tests bench
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -14,7 +15,7 @@ run: .venv/run .engine/ready ## the whole broker on this machine: store, provide
 	@exec $(BIN)/python -m local.run
 
 test: .venv/dev .engine/ready ## every test that needs no account and no engine but the local ones
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest $(if $(ARGS),$(ARGS),-n $(TEST_PROCESSES) --dist loadfile)
 
 check: .venv/dev ## what CI checks: format, lint, types, import contracts
 	$(BIN)/ruff format --check $(CODE)
@@ -26,8 +27,17 @@ format: .venv/dev ## format and mend what can be mended
 	$(BIN)/ruff format $(CODE)
 	$(BIN)/ruff check --fix $(CODE)
 
+incident: .venv/run .engine/ready ## the provider's bad quarter of an hour, replayed: attempts, backoff, recovery
+	@$(BIN)/python -m local.incident $(ARGS)
+
+soak: .venv/dev .engine/ready ## an hour of chaos over real processes, the invariants checked (ARGS="--minutes 3")
+	@$(BIN)/python -m tests.chaos.soak $(ARGS)
+
 bench: .venv/run .engine/ready ## what an allocation costs as the pool grows to 100,000
 	@$(BIN)/python -m bench.large_pool
+
+bench-sync: .venv/run .engine/ready ## what a sync costs as the listing grows (ARGS="--most 100000")
+	@$(BIN)/python -m bench.large_sync $(ARGS)
 
 engine: .engine/ready ## install the local DynamoDB engine
 
@@ -44,7 +54,7 @@ lock: .venv/dev ## pin the dependencies anew, with hashes; no index address is r
 clean: ## remove what make installed
 	rm -rf .venv .engine build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 
-.PHONY: help run test bench check format engine install lock clean python
+.PHONY: help run test incident soak bench bench-sync check format engine install lock clean python
 
 python:
 	@test -n "$(PYTHON)" || { echo "make: Python 3.11 or newer is needed: install it, or say where with 'make PYTHON=/path/to/python3'." >&2; exit 1; }

@@ -1,17 +1,23 @@
 """What routes ask for: the caller, the student, the wish, and the parts of this process."""
 
+import asyncio
 import json
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, Header, Path, Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, ValidationError
 
 from app.auth import Credential, Role, require
+from app.dead_letters import DeadLetters
 from app.inventory import Inventory
+from app.job_desk import JobDesk
 from app.pool_gauges import PoolGauges
 from app.readiness import Readiness
 from broker.allocation import Wish
 from broker.errors import InvalidInput, MissingSandboxId, NotReady
+from broker.selection import Selector
 from broker.settings import ApiSettings
 from broker.store.events import Cause
 from broker.wiring import Broker
@@ -26,6 +32,9 @@ class Parts:
     broker: Broker
     inventory: Inventory
     gauges: PoolGauges
+    desk: JobDesk
+    selector: Selector
+    dead_letters: DeadLetters
 
 
 async def settings_of(request: Request) -> ApiSettings:
@@ -97,14 +106,22 @@ async def wish_of(
     )
 
 
-def cause_of(request: Request, credential: Credential, action: str) -> Cause:
-    return Cause(actor=credential.name, action=action, request_id=request.scope["state"]["request_id"])
+def cause_of(request: Request, credential: Credential, action: str, *, reason: str | None = None) -> Cause:
+    request_id = request.scope["state"]["request_id"]
+    return Cause(actor=credential.name, action=action, request_id=request_id, reason=reason)
 
 
 def note(request: Request, outcome: str, **facts: object) -> None:
     """Facts for the request's one log line. What is noted before a call stands there also when it is refused."""
     request.scope["state"]["outcome"] = outcome
     request.scope["state"].setdefault("facts", {}).update(facts)
+
+
+def extend_deadline(request: Request, seconds: float) -> None:
+    """This request may take `seconds` from now on, where that is longer than what it has left."""
+    deadline: asyncio.Timeout = request.scope["state"]["deadline"]
+    ends_at = asyncio.get_running_loop().time() + seconds
+    deadline.reschedule(max(ends_at, deadline.when() or ends_at))
 
 
 TrackCaller = Annotated[Credential, Depends(require(Role.TRACK))]
@@ -125,6 +142,29 @@ async def json_or_nothing(request: Request, _: TrackCaller) -> None:
 
 
 ViewerCaller = Annotated[Credential, Depends(require(Role.VIEWER))]
+OperatorCaller = Annotated[Credential, Depends(require(Role.OPERATOR))]
+Body = TypeVar("Body", bound=BaseModel)
+
+
+def body_of(model: type[Body]) -> Any:
+    """A dependency: an operator's JSON body; none is `{}`. It is looked at once the caller is known.
+
+    Raises:
+        RequestValidationError: it is no JSON, or not such a one.
+    """
+
+    async def body(request: Request, _: OperatorCaller) -> Body:
+        try:
+            return model.model_validate_json((await request.body()).strip() or b"{}")
+        except ValidationError as error:
+            problems = error.errors(include_url=False, include_context=False, include_input=False)
+            raise RequestValidationError(
+                [{"loc": ("body", *p["loc"]), "msg": p["msg"].removeprefix("Value error, ")} for p in problems]
+            ) from None
+
+    return Depends(body)
+
+
 Holder = Annotated[str, Depends(holder_of)]
 WishIn = Annotated[Wish, Depends(wish_of)]
 Core = Annotated[Parts, Depends(parts_of)]

@@ -15,7 +15,7 @@ from limits.storage import Storage
 from slowapi import Limiter
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.auth import Authenticator, Credential
+from app.auth import Authenticator, Credential, Role
 from app.errors import broker_error
 from app.headers import HOLDER_HEADERS, header
 from broker.errors import RateLimited
@@ -96,8 +96,8 @@ class RateLimits:
         if credential is None:
             return self._hit(self._per_address, "address", ["address", _network(address)])
         ceiling = self._hit(self._per_credential, "credential", ["credential", credential.name])
-        if ceiling.refused is not None:
-            return ceiling
+        if ceiling.refused is not None or credential.role is not Role.TRACK:
+            return ceiling  # an operator who watches a job's progress is no student
         who = student if student is not None else f"address/{_network(address)}"
         return self._hit(self._per_student, "student", ["student", credential.name, who])
 

@@ -16,21 +16,24 @@ from starlette.exceptions import HTTPException
 from app.auth import Authenticator, Credential, Role
 from app.cors import Cors
 from app.cursors import Cursors
+from app.dead_letters import DeadLetters
 from app.deps import Parts
 from app.errors import on_broker_error, on_http_error, on_invalid_request
 from app.inventory import Inventory
+from app.job_desk import JobDesk
 from app.limits import RateLimitMiddleware, RateLimits
-from app.middleware import AdminAlias, Crashes, InputLimits, RequestContext
+from app.middleware import AdminAlias, Crashes, Deadlines, InputLimits, RequestContext
 from app.openapi import DocumentedApi
 from app.pool_gauges import PoolGauges
 from app.protocol import BoundedProtocol
 from app.readiness import Readiness
-from app.routes import admin, ops, sandboxes
+from app.routes import admin, jobs, operations, ops, sandboxes
 from broker import logs
 from broker.errors import BrokerError, ForeignTable, StoreThrottled, StoreUnavailable
 from broker.loop_health import watch_loop
 from broker.metrics import Metrics
 from broker.process import begin, port_is_free
+from broker.selection import Selector
 from broker.settings import EXIT_CONFIG, ApiSettings
 from broker.version import VERSION
 from broker.wiring import Broker, open_broker
@@ -45,7 +48,7 @@ EXIT_CRASH: Final = 1
 
 def create_app(settings: ApiSettings) -> FastAPI:
     """The whole application. Its store is opened by the lifespan."""
-    metrics = Metrics()
+    metrics = Metrics(of_worker=False)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -86,6 +89,8 @@ def create_app(settings: ApiSettings) -> FastAPI:
 def _add_routes(app: FastAPI, settings: ApiSettings) -> None:
     app.include_router(sandboxes.router)
     app.include_router(admin.router)
+    app.include_router(jobs.router)
+    app.include_router(operations.router)
     app.include_router(ops.router)
     if settings.meta:
         app.include_router(ops.meta)
@@ -105,6 +110,7 @@ def _add_middleware(app: FastAPI, settings: ApiSettings, metrics: Metrics) -> No
         (settings.admin_token, Credential("bootstrap-admin", settings.tenant, Role.ADMIN)),
     ]
     authenticator = Authenticator((secret.get_secret_value(), credential) for secret, credential in tokens)
+    app.add_middleware(Deadlines, timeout_s=settings.request_timeout_s)
     app.add_middleware(RateLimitMiddleware, authenticator=authenticator, limits=limits, metrics=metrics)
     app.add_middleware(AdminAlias)
     app.add_middleware(InputLimits)
@@ -130,8 +136,11 @@ async def _boot(app: FastAPI, settings: ApiSettings, metrics: Metrics, stack: As
         broker=broker,
         inventory=Inventory(broker.sandboxes, broker.tenants, cursors),
         gauges=PoolGauges(broker.gauges, metrics, tenant=settings.tenant),
+        desk=JobDesk(broker.jobs, cursors, leaving=lambda: bool(app.state.readiness.draining)),
+        selector=Selector(broker.sandboxes, broker.tenants),
+        dead_letters=DeadLetters(broker.jobs, broker.sandboxes),
     )
-    app.state.readiness.booted(broker.client)
+    app.state.readiness.booted(broker.client, broker.modes)
     log.info("ready", extra={"version": VERSION, "tenant": settings.tenant})
 
 

@@ -3,9 +3,11 @@
 from typing import Any, Final
 
 from fastapi import FastAPI
+from pydantic import BaseModel
 
 from app.errors import STATUS, body
 from app.schemas import AllocationOut, ErrorOut
+from app.schemas_jobs import JobOut
 from broker import errors
 from broker.errors import BrokerError
 
@@ -18,6 +20,7 @@ _RATE: Final = {
     "X-RateLimit-Remaining": {"description": "Requests left in it.", "schema": {"type": "integer"}},
     "X-RateLimit-Reset": {"description": "Seconds until it begins anew.", "schema": {"type": "integer"}},
 }
+_LOCATION: Final = {"description": "Where to look for its end.", "schema": {"type": "string"}}
 _RETRY: Final = {
     "description": "Seconds after which a repeat makes sense.",
     "schema": {"type": "integer"},
@@ -31,6 +34,9 @@ EXAMPLES: Final[tuple[BrokerError, ...]] = (
     errors.RoleMissing(needed="track", held="admin"),
     errors.NotSandboxOwner(),
     errors.SandboxNotFound(),
+    errors.JobNotFound(),
+    errors.JobWrongState(state="done", wanted="requeue"),
+    errors.JobFailed(job_id="1760000000000-9f8e7d6c5b4a", state="dead", error="HTTP_500"),
     errors.NoSandboxAvailable("lab-", retry_after_s=10),
     errors.IdempotencyKeyReused(),
     errors.HolderLimitReached(5),
@@ -40,6 +46,9 @@ EXAMPLES: Final[tuple[BrokerError, ...]] = (
     errors.AllocationInProgress(),
     errors.StoreThrottled(),
     errors.StoreUnavailable("ReadTimeoutError"),
+    errors.WrongState("allocated", needs="available"),
+    errors.BrokerDrained("drained", reason="the provider is being repaired"),
+    errors.DeadlineExceeded(),
     errors.NotReady("booting"),
 )
 """One of every error, as a caller sees it."""
@@ -49,7 +58,7 @@ PUBLIC: Final = (errors.InvalidInput, errors.RateLimited)
 
 COMMON: Final = (
     *PUBLIC, errors.Unauthenticated, errors.RoleMissing,
-    errors.StoreThrottled, errors.StoreUnavailable, errors.NotReady,
+    errors.StoreThrottled, errors.StoreUnavailable, errors.DeadlineExceeded, errors.NotReady,
 )  # fmt: skip
 """What any route behind a token may answer."""
 
@@ -74,7 +83,9 @@ _LIMITS: Final = {
 }
 
 
-def answers(success: str, *raised: type[BrokerError], replay: str | None = None) -> dict[int | str, Any]:
+def answers(
+    success: str, *raised: type[BrokerError], replay: str | None = None, queued: str | None = None
+) -> dict[int | str, Any]:
     """The `responses` of a route behind a token: its success with headers, and each error with examples."""
     documented = _errors(*COMMON, *raised)
     documented[500]["model"] = ErrorOut  # once is enough to have it among the document's schemas
@@ -84,7 +95,16 @@ def answers(success: str, *raised: type[BrokerError], replay: str | None = None)
         documented[200] = {"model": AllocationOut, "description": replay, "headers": headers}
     else:
         documented[200] = {"description": success, "headers": headers}
+    if queued is not None:
+        documented[202] = {"model": JobOut, "description": queued, "headers": headers | {"Location": _LOCATION}}
     return documented
+
+
+def takes(body: type[BaseModel], *, example: dict[str, Any] | None = None) -> dict[str, Any]:
+    """The `openapi_extra` of a route that reads its body by deps.body_of()."""
+    schema = body.model_json_schema()
+    content = {"schema": schema} | ({"example": example} if example else {})
+    return {"requestBody": {"required": bool(schema.get("required")), "content": {"application/json": content}}}
 
 
 def probe_answers(success: str, *, limited: bool = False) -> dict[int | str, Any]:

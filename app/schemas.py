@@ -1,12 +1,15 @@
 """The bodies of answers. Their names are public API: clients in the field rely on them."""
 
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from broker.allocation import Allocation
 from broker.lifecycle import Release
+from broker.policy import Explained
 from broker.sandbox import Sandbox, State
+from broker.store.modes import Mode
+from broker.store.sync_state import SyncState
 
 _ID = Field(description="The sandbox's id, always a string.", examples=["2009521"])
 _NAME = Field(description="The account's name at the provider.", examples=["lab-adventure-0087"])
@@ -79,6 +82,7 @@ class AdminSandboxOut(SandboxOut):
     next_attempt_at: int | None = Field(None, description="When deletion is tried next.")
     last_error: str | None = Field(None, description="Why the last deletion failed.")
     missing_since: int | None = Field(None, description="Since when the provider no longer lists it.")
+    reason: str | None = Field(None, description="Why an operator last moved it; null once a student got it.")
 
 
 def _value(sandbox: Sandbox, name: str) -> Any:
@@ -110,12 +114,104 @@ class StatsOut(BaseModel):
         return cls(total=sum(counts.values()), **{state.value: count for state, count in counts.items()})
 
 
+def _printable(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError("may hold printable characters only")
+    return text
+
+
+Reason = Annotated[
+    str,
+    AfterValidator(_printable),
+    Field(min_length=3, max_length=200, description="Why, for the audit log: 3 to 200 printable characters."),
+]
+
+
+class ReasonIn(BaseModel):
+    """What an operator says when moving a sandbox by hand."""
+
+    model_config = ConfigDict(extra="forbid", str_strip_whitespace=True)
+
+    reason: Reason
+
+
+class ModeIn(ReasonIn):
+    """The mode that the whole broker is to have."""
+
+    mode: Literal["open", "drained", "maintenance"] = Field(
+        description="drained: nothing new is handed out. maintenance: nor does the worker begin anything."
+    )
+
+
+class ModeOut(BaseModel):
+    """The mode in force. Every process goes by it within about 2 seconds."""
+
+    mode: Literal["open", "drained", "maintenance"]
+    reason: str | None = Field(description="Why; null where nobody ever changed it, as are the next two.")
+    by: str | None = Field(description="The credential that set it.", examples=["bootstrap-admin"])
+    at: int | None = _instant("When it was set.")
+
+    @classmethod
+    def of(cls, mode: Mode) -> Self:
+        return cls(mode=mode.name.value, reason=mode.reason, by=mode.by, at=mode.at)
+
+
+class UnexplainedOut(BaseModel):
+    """An account of the provider that nothing here explains."""
+
+    what: str = Field(
+        description="What is wrong with it.", examples=["2009521: names another account than before"]
+    )
+    first_seen_at: int = _instant("Since when it is listed so.")
+
+
+class SuspicionOut(BaseModel):
+    """A listing that is not believed: it lacks half of what it should name, or more."""
+
+    times: int = Field(description="How often in a row it came like this. The third time it is believed.")
+    since: int = _instant("When the first one came.")
+
+
+class ReconciliationOut(BaseModel):
+    """What the last complete listing of the provider was to us. All null until a sync has read one."""
+
+    at: int | None = _instant("When it was read.")
+    age_s: int | None = Field(description="Seconds since then.")
+    listed: int | None = Field(description="Accounts that it named: the sum of `accounts`.")
+    accounts: dict[Explained, int] | None = Field(description="Every listed account, by what it is to us.")
+    unexplained: list[UnexplainedOut] | None = Field(
+        description="The oldest first: up to 50 of `accounts.unknown`, which counts all."
+    )
+    expected: int | None = Field(description="Sandboxes that it should have named.")
+    missing: int | None = Field(description="Of these, not named.")
+    believed: bool | None = Field(description="False: what it lacks is not taken for gone; see `suspicion`.")
+    suspicion: SuspicionOut | None
+
+    @classmethod
+    def of(cls, state: SyncState | None, *, now: int) -> Self:
+        if state is None:
+            return cls.model_validate(dict.fromkeys(cls.model_fields))
+        unexplained = sorted(state.unexplained.items(), key=lambda item: (item[1], item[0]))
+        doubted = state.suspicion
+        return cls(
+            at=state.at,
+            age_s=max(0, now - state.at),
+            listed=sum(state.accounts.values()),
+            accounts=dict(state.accounts),
+            unexplained=[UnexplainedOut(what=what, first_seen_at=seen_at) for what, seen_at in unexplained],
+            expected=state.expected,
+            missing=state.missing,
+            believed=doubted is None,
+            suspicion=None if doubted is None else SuspicionOut(times=doubted.times, since=doubted.since),
+        )
+
+
 class AliveOut(BaseModel):
     status: Literal["ok"]
 
 
 class ReadyOut(BaseModel):
-    """`degraded`: it serves, and its store is in trouble; `details` say which."""
+    """`degraded`: it serves, and its store is in trouble; `details` say which, and the mode unless it is open."""
 
     status: Literal["booting", "ready", "degraded", "draining"]
     details: dict[str, str] | None = None

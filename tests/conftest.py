@@ -3,7 +3,7 @@
 import itertools
 import os
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from typing import Any
 
 import aioboto3
@@ -86,8 +86,9 @@ async def a_broker(
             connections=settings.store_connections,
             metrics=metrics,
         )
-        await claim_table(client, now=NOW)
-        yield build(client, metrics, settings, lease_s=lease_s, max_per_holder=max_per_holder, **clocks)
+        with closing(client):
+            await claim_table(client, now=NOW)
+            yield build(client, metrics, settings, lease_s=lease_s, max_per_holder=max_per_holder, **clocks)
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """What operators call. Every answer is about the caller's own tenant."""
 
 import asyncio
+import time
 from typing import Annotated
 
 from fastapi import APIRouter, Query
@@ -8,7 +9,7 @@ from fastapi import APIRouter, Query
 from app.cursors import MAX_CHARS
 from app.deps import ID_PATTERN, Core, ViewerCaller
 from app.openapi import answers
-from app.schemas import AdminSandboxOut, SandboxListOut, StatsOut
+from app.schemas import AdminSandboxOut, ReconciliationOut, SandboxListOut, StatsOut
 from broker import errors
 from broker.sandbox import State
 
@@ -39,3 +40,12 @@ async def stats(caller: ViewerCaller, core: Core) -> StatsOut:
     """Count sandboxes by status, now. Reads the whole index of this tenant: for people, not for scrapers."""
     counts = await asyncio.gather(*(core.broker.sandboxes.count(caller.tenant, state) for state in State))
     return StatsOut.of(dict(zip(State, counts, strict=True)))
+
+
+@router.get(
+    "/reconciliation", response_model=ReconciliationOut, responses=answers("The last listing, account by account.")
+)
+async def reconciliation(caller: ViewerCaller, core: Core) -> ReconciliationOut:
+    """Show what the provider's accounts are to us, which nothing explains, and whether the listing is believed."""
+    state = await core.broker.sync_states.read(caller.tenant)
+    return ReconciliationOut.of(state, now=int(time.time()))

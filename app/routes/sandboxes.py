@@ -22,6 +22,7 @@ router = APIRouter(prefix="/v1", tags=["sandboxes"], dependencies=[Depends(json_
         errors.HolderLimitReached,
         errors.AllocationEnded,
         errors.AllocationInProgress,
+        errors.BrokerDrained,
         replay="The sandbox that this student holds already.",
     ),
 )

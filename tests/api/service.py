@@ -77,6 +77,14 @@ class Api:
     async def admin(self, path: str, **query: Any) -> httpx.Response:
         return await self.http.get(f"/v1/admin{path}", headers=ADMIN, params=query)
 
+    async def operate(self, operation: str, sandbox_id: str, reason: str = "looked at by hand") -> httpx.Response:
+        """An operator moves one sandbox."""
+        path = f"/v1/admin/sandboxes/{sandbox_id}/{operation}"
+        return await self.http.post(path, headers=ADMIN, json={"reason": reason})
+
+    async def set_mode(self, mode: str, reason: str = "the provider is being repaired") -> httpx.Response:
+        return await self.http.post("/v1/admin/mode", headers=ADMIN, json={"mode": mode, "reason": reason})
+
     async def metrics(self) -> dict[str, float]:
         """/metrics by series, labels as exposed."""
         text = (await self.http.get("/metrics")).text

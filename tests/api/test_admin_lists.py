@@ -124,6 +124,7 @@ async def test_an_operator_sees_holder_track_attempts_and_errors(api: Api) -> No
         "next_attempt_at": None,
         "last_error": "HTTP 500",
         "missing_since": None,
+        "reason": None,
     }
 
 

@@ -69,7 +69,7 @@ async def test_a_table_that_is_gone_is_degraded_and_said_once(api: Api, caplog: 
     await api.core.client.call("delete_table", TableName=api.app.state.settings.table_name)
     now = 0.0
     readiness = Readiness(monotonic=lambda: now)
-    readiness.booted(api.core.client)
+    readiness.booted(api.core.client, api.core.modes)
     for now in (10.0, 20.0, 30.0):  # noqa: B007  read by `monotonic`
         status, report = await readiness.report()
         assert (status, report) == (200, {"status": "degraded", "details": {"store": "store_unavailable"}})
@@ -89,7 +89,7 @@ async def test_probes_ask_the_store_once_in_five_seconds_and_notice_its_return(
 ) -> None:
     now = 100.0
     readiness = Readiness(monotonic=lambda: now)
-    readiness.booted(proxied.core.client)
+    readiness.booted(proxied.core.client, proxied.core.modes)
     proxy.counts.reset()
     proxy.faults.down = True
     await asyncio.gather(*(readiness.report() for _ in range(20)))

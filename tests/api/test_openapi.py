@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import pytest
@@ -15,6 +16,7 @@ from referencing.jsonschema import DRAFT202012
 from app.errors import STATUS
 from app.main import create_app
 from app.openapi import COMMON, EXAMPLES
+from broker.sandbox import State
 from broker.settings import ApiSettings
 from local.store_proxy import StoreProxy
 from tests.api.service import ADMIN, TRACK, Api, an_app, api_settings
@@ -76,7 +78,7 @@ def test_every_route_behind_a_token_asks_for_one_and_documents_its_refusals(docu
         guarded += 1
         assert operation["security"] == [{"HTTPBearer": []}]
         assert statuses >= TOKEN_STATUSES, (method, path)
-    assert guarded == 5
+    assert guarded == 24
     assert "HTTPValidationError" not in document["components"]["schemas"]
 
 
@@ -129,25 +131,38 @@ def test_every_parameter_and_field_is_described_with_an_example_or_a_bound(docum
     assert fields["sandbox_id"]["type"] == "string"
 
 
+def test_every_body_that_is_taken_has_an_example_that_its_own_schema_accepts(document: dict[str, Any]) -> None:
+    taken = set()
+    for method, path, operation in operations(document):
+        if (wanted := operation.get("requestBody")) is None:
+            continue
+        taken.add((method, path))
+        content = wanted["content"]["application/json"]
+        assert wanted["required"] == bool(content["schema"].get("required"))
+        assert content["schema"]["additionalProperties"] is False
+        Draft202012Validator(content["schema"]).validate(content["example"])
+        assert all(field.get("description") for field in content["schema"]["properties"].values())
+    assert ("POST", "/v1/admin/mode") in taken
+
+
 def test_the_examples_of_errors_match_the_schema(document: dict[str, Any]) -> None:
     checked = 0
-    for _, path, operation in operations(document):
+    for method, path, operation in operations(document):
         for status, response in operation["responses"].items():
             content = response.get("content", {}).get("application/json", {})
             for example in content.get("examples", {}).values():
-                _validator(document, path, operation, status).validate(example["value"])
+                _validator(document, path, method, status).validate(example["value"])
                 checked += 1
     assert checked > 40
 
 
-def _validator(
-    document: dict[str, Any], path: str, operation: dict[str, Any], status: str
-) -> Draft202012Validator:
+def _validator(document: dict[str, Any], path: str, method: str, status: str) -> Draft202012Validator:
     """Checks bodies of one response; refuses fields that the document does not name."""
-    schema = operation["responses"][status]["content"]["application/json"]["schema"]
     resource = Resource(contents=_closed(document), specification=DRAFT202012)
     registry: Registry[Any] = Registry().with_resource("urn:api", resource)
-    return Draft202012Validator({"$ref": "urn:api" + schema["$ref"]}, registry=registry)
+    steps = ("paths", path, method.lower(), "responses", status, "content", "application/json", "schema")
+    pointer = "/".join(quote(step.replace("~", "~0").replace("/", "~1")) for step in steps)
+    return Draft202012Validator({"$ref": f"urn:api#/{pointer}"}, registry=registry)
 
 
 def _closed(node: Any) -> Any:
@@ -164,7 +179,7 @@ def _closed(node: Any) -> Any:
 def conforms(document: dict[str, Any], answer: httpx.Response) -> tuple[str, int]:
     """Assert that an answer is one that the document describes; says which."""
     path = answer.request.url.path
-    for template in document["paths"]:
+    for template in sorted(document["paths"], key=lambda template: "{" in template):
         pattern = re.sub(r"\{\w+\}", "[^/]+", template)
         if re.fullmatch(pattern, path) and answer.request.method.lower() in document["paths"][template]:
             operation = document["paths"][template][answer.request.method.lower()]
@@ -180,8 +195,40 @@ def conforms(document: dict[str, Any], answer: httpx.Response) -> tuple[str, int
     media_type = answer.headers["content-type"].split(";")[0]
     assert media_type in content, (path, status, media_type)
     if media_type == "application/json":
-        _validator(document, path, operation, status).validate(answer.json())
+        _validator(document, template, answer.request.method, status).validate(answer.json())
     return template, answer.status_code
+
+
+async def about_jobs(api: Api) -> list[httpx.Response]:
+    """Every route about jobs, well and badly asked; nobody runs them."""
+
+    async def post(path: str, json: Any = None, **query: Any) -> httpx.Response:
+        asked = {"wait": 0} | query
+        return await api.http.post(f"/v1/admin{path}", headers=ADMIN, json=json, params=asked)
+
+    many = {"reason": "a test", "status": "available"}
+    queued = await post("/bulk/quarantine", many)
+    job = f"/jobs/{queued.json()['job_id']}"
+    return [
+        queued,
+        await post("/bulk/quarantine", many, dry_run=True),
+        await post("/bulk/retry", {"reason": "x"}),
+        await post("/bulk/explode", many),
+        await post("/sync", {"confirm": True}),
+        await post("/cleanup"),
+        await post("/bulk-delete", status="stale"),
+        await post("/bulk-delete", status="stale", dry_run=True),
+        await post("/bulk-delete", status="available"),
+        await api.admin(job),
+        await post(f"{job}/requeue"),
+        await post(f"{job}/cancel"),
+        await post(f"{job}/requeue"),
+        await post("/jobs/unknown/cancel"),
+        await api.admin("/jobs/unknown"),
+        await api.admin("/jobs", limit=1),
+        await api.admin("/jobs", cursor="x"),
+        await api.admin("/dead-letters"),
+    ]
 
 
 async def test_what_the_main_routes_answer_is_what_the_document_says(proxied: Api, proxy: StoreProxy) -> None:
@@ -212,12 +259,15 @@ async def test_what_the_main_routes_answer_is_what_the_document_says(proxied: Ap
         await proxied.http.post("/v1/allocate", headers=TRACK | {"X-Big": "x" * 20_000}),
         await proxied.http.post("/v1/allocate?" + "x" * 5_000, headers=TRACK),
         await proxied.admin("/stats"),
+        await proxied.admin("/reconciliation"),
         await proxied.admin("/sandboxes", limit=0),
         await proxied.admin("/sandboxes", cursor="x"),
+        *await about_jobs(proxied),
         await proxied.http.get("/healthz"),
         await proxied.http.get("/readyz"),
         await proxied.http.get("/metrics"),
         await proxied.http.get("/v1/meta"),
+        *await the_operators_answers(proxied, held),
     ]
     proxy.faults.throttle_rate = 1
     answers += [await proxied.allocate("s-9"), await proxied.admin("/stats"), await proxied.view(held, "s-1")]
@@ -226,6 +276,32 @@ async def test_what_the_main_routes_answer_is_what_the_document_says(proxied: Ap
         200, 201, 400, 401, 403, 409, 410, 413, 414, 431, 503,
     }  # fmt: skip
     assert {path for path, _ in seen} == set(document["paths"])
+
+
+async def the_operators_answers(api: Api, held: str) -> list[httpx.Response]:
+    """Each operation where it fits, where it does not, and on what there is not; then the modes."""
+    await api.fill(2, first=50)
+    await api.fill(2, first=60, state=State.DELETION_FAILED)
+    fitting = [
+        ("force-release", held), ("quarantine", "2009050"), ("reinstate", "2009050"), ("quarantine", "2009051"),
+        ("discard", "2009051"), ("retry", "2009060"), ("abandon", "2009061"),
+    ]  # fmt: skip
+    answers = [await api.operate(operation, sandbox_id) for operation, sandbox_id in fitting]
+    assert {answer.status_code for answer in answers} == {200}
+    for operation in {operation for operation, _ in fitting}:
+        answers += [await api.operate(operation, "unknown"), await api.operate(operation, "2009050", "")]
+    answers += [
+        await api.operate("retry", "2009050"),
+        await api.admin("/sandboxes/2009050"),
+        await api.admin("/sandboxes/unknown"),
+        await api.admin("/mode"),
+        await api.set_mode("drained"),
+        await api.allocate("student-of-a-drained-broker"),
+        await api.set_mode("open"),
+        await api.set_mode("closed"),
+        await api.admin("/mode"),
+    ]
+    return answers
 
 
 async def test_a_booting_process_answers_as_documented(proxy: StoreProxy, table_name: str) -> None:

@@ -1,13 +1,16 @@
 """B4, C6: every route of the app x every kind of caller. A new route needs an entry here."""
 
+from collections.abc import AsyncIterator
+
 import pytest
 from fastapi import FastAPI
 from fastapi.routing import iter_route_contexts
 
 from app.auth import IMPLIED, Authenticator, Credential, Role
-from tests.api.service import ADMIN, ADMIN_TOKEN, API_TOKEN, TRACK, Api, refusal
+from app.limits import RateLimitMiddleware
+from tests.api.service import ADMIN, ADMIN_TOKEN, API_TOKEN, TRACK, Api, an_api, refusal
 
-PUBLIC, TRACKS, VIEWERS = "public", "tracks", "viewers"
+PUBLIC, TRACKS, VIEWERS, OPERATORS = "public", "tracks", "viewers", "operators"
 
 ROUTES = {
     ("POST", "/v1/allocate"): TRACKS,
@@ -15,6 +18,25 @@ ROUTES = {
     ("POST", "/v1/sandboxes/{sandbox_id}/mark-for-deletion"): TRACKS,
     ("GET", "/v1/admin/sandboxes"): VIEWERS,
     ("GET", "/v1/admin/stats"): VIEWERS,
+    ("GET", "/v1/admin/reconciliation"): VIEWERS,
+    ("POST", "/v1/admin/sync"): OPERATORS,
+    ("POST", "/v1/admin/cleanup"): OPERATORS,
+    ("POST", "/v1/admin/bulk-delete"): OPERATORS,
+    ("POST", "/v1/admin/bulk/{move}"): OPERATORS,
+    ("GET", "/v1/admin/jobs"): VIEWERS,
+    ("GET", "/v1/admin/jobs/{job_id}"): VIEWERS,
+    ("POST", "/v1/admin/jobs/{job_id}/cancel"): OPERATORS,
+    ("POST", "/v1/admin/jobs/{job_id}/requeue"): OPERATORS,
+    ("GET", "/v1/admin/dead-letters"): VIEWERS,
+    ("GET", "/v1/admin/sandboxes/{sandbox_id}"): VIEWERS,
+    ("POST", "/v1/admin/sandboxes/{sandbox_id}/quarantine"): OPERATORS,
+    ("POST", "/v1/admin/sandboxes/{sandbox_id}/reinstate"): OPERATORS,
+    ("POST", "/v1/admin/sandboxes/{sandbox_id}/discard"): OPERATORS,
+    ("POST", "/v1/admin/sandboxes/{sandbox_id}/force-release"): OPERATORS,
+    ("POST", "/v1/admin/sandboxes/{sandbox_id}/retry"): OPERATORS,
+    ("POST", "/v1/admin/sandboxes/{sandbox_id}/abandon"): OPERATORS,
+    ("GET", "/v1/admin/mode"): VIEWERS,
+    ("POST", "/v1/admin/mode"): OPERATORS,
     ("GET", "/healthz"): PUBLIC,
     ("GET", "/readyz"): PUBLIC,
     ("GET", "/metrics"): PUBLIC,
@@ -25,21 +47,46 @@ ROUTES = {
     ("GET", "/v1/docs/start.js"): PUBLIC,
     ("GET", "/v1/docs/{name}"): PUBLIC,
 }
+VIEWER_TOKEN, OPERATOR_TOKEN = "viewer-" + "v" * 30, "operator-" + "o" * 30
 CALLERS = {
     "nobody": {},
     "a stranger": {"Authorization": "Bearer " + "x" * 40},
     "track": TRACK,
+    "viewer": {"Authorization": f"Bearer {VIEWER_TOKEN}"},
+    "operator": {"Authorization": f"Bearer {OPERATOR_TOKEN}"},
     "admin": ADMIN,
 }
+FILLED = {"sandbox_id": "2009001", "name": "swagger-ui.css", "job_id": "1760000000000-aa", "move": "retry"}
 UNAUTHENTICATED, FORBIDDEN = (401, "UNAUTHENTICATED"), (403, "FORBIDDEN")
 REFUSALS = {
     ("nobody", TRACKS): UNAUTHENTICATED,
     ("nobody", VIEWERS): UNAUTHENTICATED,
+    ("nobody", OPERATORS): UNAUTHENTICATED,
     ("a stranger", TRACKS): UNAUTHENTICATED,
     ("a stranger", VIEWERS): UNAUTHENTICATED,
+    ("a stranger", OPERATORS): UNAUTHENTICATED,
     ("track", VIEWERS): FORBIDDEN,
+    ("track", OPERATORS): FORBIDDEN,
+    ("viewer", TRACKS): FORBIDDEN,
+    ("viewer", OPERATORS): FORBIDDEN,
+    ("operator", TRACKS): FORBIDDEN,
     ("admin", TRACKS): FORBIDDEN,
 }
+
+
+@pytest.fixture
+async def api(ministack: str, table_name: str) -> AsyncIterator[Api]:
+    """The app with a token of every role: for viewers and operators none is configured yet."""
+    tokens = [
+        (API_TOKEN, Credential("track", "acme", Role.TRACK)),
+        (VIEWER_TOKEN, Credential("viewer", "acme", Role.VIEWER)),
+        (OPERATOR_TOKEN, Credential("operator", "acme", Role.OPERATOR)),
+        (ADMIN_TOKEN, Credential("admin", "acme", Role.ADMIN)),
+    ]
+    async with an_api(ministack, table_name) as running:
+        (limits,) = (m for m in running.app.user_middleware if m.cls is RateLimitMiddleware)
+        limits.kwargs["authenticator"] = Authenticator(tokens)
+        yield running
 
 
 def routes_of(app: FastAPI) -> set[tuple[str, str]]:
@@ -57,9 +104,10 @@ async def test_every_route_of_the_app_has_an_entry_in_this_table(api: Api) -> No
 
 @pytest.mark.parametrize(("method", "path"), ROUTES, ids=lambda value: value)
 async def test_each_caller_gets_in_exactly_where_the_role_says(api: Api, method: str, path: str) -> None:
-    concrete = path.format(sandbox_id="2009001", name="swagger-ui.css")
+    concrete = path.format(**FILLED)
     for caller, headers in CALLERS.items():
-        answer = await api.http.request(method, concrete, headers=headers | {"X-Instruqt-Sandbox-ID": "s-1"})
+        named = headers | {"X-Instruqt-Sandbox-ID": "s-1"}
+        answer = await api.http.request(method, concrete, headers=named, params={"wait": "0"})
         if expected := REFUSALS.get((caller, ROUTES[method, path])):
             assert refusal(answer) == expected, caller
             assert ("WWW-Authenticate" in answer.headers) == (answer.status_code == 401)
@@ -68,14 +116,23 @@ async def test_each_caller_gets_in_exactly_where_the_role_says(api: Api, method:
             assert answer.status_code < 500
 
 
-@pytest.mark.parametrize("path", [path for _, path in ROUTES if path.startswith("/v1/admin/")])
-async def test_every_admin_route_answers_the_same_under_admin(api: Api, path: str) -> None:
+@pytest.mark.parametrize(
+    ("method", "path"), [route for route in ROUTES if route[1].startswith("/v1/admin/")], ids=lambda value: value
+)
+async def test_every_admin_route_answers_the_same_under_admin(api: Api, method: str, path: str) -> None:
     await api.fill(2)
+    concrete = path.format(**FILLED)
+    posted = method == "POST"
+    query = {"wait": "0", "dry_run": "true", "status": "stale"} if posted else {}
+    said = {"reason": "twice the same"} | ({"mode": "drained"} if path.endswith("/mode") else {})
+    body = said if posted else None
     for headers in CALLERS.values():
-        canonical = await api.http.get(path, headers=headers)
-        alias = await api.http.get(path.removeprefix("/v1"), headers=headers)
+        canonical = await api.http.request(method, concrete, headers=headers, params=query, json=body)
+        alias = await api.http.request(
+            method, concrete.removeprefix("/v1"), headers=headers, params=query, json=body
+        )
         assert alias.status_code == canonical.status_code
-        if alias.status_code == 200:
+        if alias.status_code in (200, 202):
             assert alias.json() == canonical.json()
         else:
             assert refusal(alias) == refusal(canonical)

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from broker.sandbox import State
-from tests.api.service import Api, an_api, refusal
+from tests.api.service import ADMIN, Api, an_api, refusal
 
 FOREIGN = "identity/accounts/foreign-{}"
 
@@ -101,6 +101,46 @@ async def test_a_cursor_of_another_tenant_is_refused(acme: Api, umbrella: Api) -
     cursor = (await acme.admin("/sandboxes", limit=1)).json()["cursor"]
     assert (await acme.admin("/sandboxes", limit=1, cursor=cursor)).status_code == 200
     assert refusal(await umbrella.admin("/sandboxes", limit=1, cursor=cursor)) == (400, "INVALID_CURSOR")
+
+
+async def test_another_tenants_job_is_404_in_no_list_and_goes_on(acme: Api, umbrella: Api) -> None:
+    asked = await acme.http.post("/v1/admin/sync", headers=ADMIN, params={"wait": 0})
+    job = f"/v1/admin/jobs/{asked.json()['job_id']}"
+
+    answers = [await umbrella.http.get(job, headers=ADMIN)]
+    answers += [await umbrella.http.post(f"{job}/{do}", headers=ADMIN) for do in ("cancel", "requeue")]
+
+    assert {refusal(answer) for answer in answers} == {(404, "JOB_NOT_FOUND")}
+    assert (await umbrella.admin("/jobs")).json()["jobs"] == []
+    assert (await acme.http.get(job, headers=ADMIN)).json()["state"] == "queued"
+    theirs = await umbrella.http.post("/v1/admin/sync", headers=ADMIN, params={"wait": 0})
+    assert theirs.json()["job_id"] != asked.json()["job_id"], "nobody joins another tenant's"
+
+
+async def test_bulk_moves_and_dead_letters_see_nothing_of_another_tenant(acme: Api, umbrella: Api) -> None:
+    await acme.fill(2, state=State.STALE)
+    await acme.fill(1, first=9, state=State.DELETION_FAILED)
+    stale = {"status": "stale", "dry_run": True}
+
+    theirs = await umbrella.http.post("/v1/admin/bulk-delete", headers=ADMIN, params=stale)
+    ours = await acme.http.post("/v1/admin/bulk-delete", headers=ADMIN, params=stale)
+    by_id = {"reason": "a test", "ids": ["2009001"]}
+    named = await umbrella.http.post(
+        "/v1/admin/bulk/quarantine", headers=ADMIN, json=by_id, params={"dry_run": True}
+    )
+
+    assert (theirs.json()["total"], ours.json()["total"]) == (0, 2)
+    assert named.json()["left_alone"] == {"not_found": 1}
+    assert (await umbrella.admin("/dead-letters")).json()["sandboxes"]["total"] == 0
+    assert (await acme.admin("/dead-letters")).json()["sandboxes"]["total"] == 1
+
+
+async def test_a_jobs_cursor_of_another_tenant_is_refused(acme: Api, umbrella: Api) -> None:
+    for _ in range(2):
+        await acme.http.post("/v1/admin/bulk-delete", headers=ADMIN, params={"status": "stale", "wait": 0})
+    cursor = (await acme.admin("/jobs", limit=1)).json()["cursor"]
+
+    assert refusal(await umbrella.admin("/jobs", limit=1, cursor=cursor)) == (400, "INVALID_CURSOR")
 
 
 async def test_the_tenant_comes_from_the_credential_and_from_no_header(acme: Api) -> None:
