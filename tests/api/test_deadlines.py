@@ -111,7 +111,7 @@ async def test_a_release_that_was_cut_is_answered_by_its_repeat_as_if_it_were_th
 async def test_a_hundred_releases_over_a_store_that_hangs_all_end_before_their_deadline(
     proxy: StoreProxy, table_name: str
 ) -> None:
-    """Sixteen connections, a second a call: had they to wait for one another, it took the last ones seven."""
+    """Sixteen connections, a second a call: three rounds get a connection, the others are told so."""
     narrow = {"STORE_CONNECTIONS": "16", "STORE_TIMEOUT_SEC": "1", "REQUEST_TIMEOUT_SEC": "5"}
     async with an_api(proxy.url, table_name, **narrow) as api:
         await api.fill(1)
@@ -123,7 +123,7 @@ async def test_a_hundred_releases_over_a_store_that_hangs_all_end_before_their_d
 
         assert {refusal(answer) for answer in answers} == {(503, "STORE_UNAVAILABLE")}
         assert all("Retry-After" in answer.headers for answer in answers)
-        assert sum(proxy.counts.calls.values()) <= 2 * 16, "who waited in vain for a connection did not ask twice"
+        assert sum(proxy.counts.calls.values()) <= 4 * 16, "who waited in vain for a connection did not ask twice"
 
         proxy.faults.hang_next = 0
         assert (await api.release(held)).status_code == 200, "every connection came back"

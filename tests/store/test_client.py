@@ -45,6 +45,6 @@ async def test_who_gets_no_connection_in_time_is_told_and_asks_nobody(narrow: Br
     assert {type(answer) for answer in answers} == {StoreUnavailable}
     told = [str(answer) for answer in answers]
     assert sum("no connection in time" in text for text in told) >= 15
-    assert proxy.counts.calls["GetItem:consistent"] <= 2
+    assert proxy.counts.calls["GetItem:consistent"] <= 4
     proxy.faults.hang_next = 0
     assert await narrow.client.get(table.meta_key()) is not None
