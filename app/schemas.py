@@ -168,7 +168,7 @@ class UnexplainedOut(BaseModel):
 class SuspicionOut(BaseModel):
     """A listing that is not believed: it lacks half of what it should name, or more."""
 
-    times: int = Field(description="How often in a row it came like this. The third time it is believed.")
+    times: int = Field(description="How often in a row nearly the same one came, half a sync interval apart.")
     since: int = _instant("When the first one came.")
 
 

@@ -58,13 +58,22 @@ class Api:
         """
         return self._call("POST", path, pauses=iter(()), query=query, body=body)
 
-    def probe(self, path: str) -> httpx.Response:
-        """What /readyz and /metrics say, whatever the status.
+    def ready(self) -> Body:
+        """What /readyz says, also where that is 503.
 
         Raises:
-            Unreachable: nothing.
+            Unreachable: no answer, or none of the broker's.
         """
-        return self._sent("GET", path, query={}, body=None)
+        response = self._sent("GET", "/readyz", query={}, body=None)
+        body = _object(response)
+        if body is None or not isinstance(body.get("status"), str):
+            raise _foreign(response)
+        return body
+
+    def metrics(self) -> str:
+        """What the API leaves for the scrapers; empty where it is kept from us."""
+        response = self._sent("GET", "/metrics", query={}, body=None)
+        return response.text if response.is_success else ""
 
     def pause_s(self, at_least_s: float) -> float:
         """How long to wait between two looks, so that half of what the API allows is left to other commands."""
@@ -130,28 +139,38 @@ def _answer(response: httpx.Response) -> Body:
     Raises:
         Refused, Unreachable: it is none.
     """
-    try:
-        body = response.json()
-    except ValueError:
-        body = None
-    error = body.get("error") if isinstance(body, dict) else None
-    request_id = response.headers.get("X-Request-ID") or response.request.headers["X-Request-ID"]
-    if response.is_success and isinstance(body, dict):
+    body = _object(response)
+    if response.is_success and body is not None:
         return body
+    error = None if body is None else body.get("error")
     if isinstance(error, dict) and isinstance(error.get("code"), str):
         raise Refused(
             status=response.status_code,
             code=error["code"],
             message=str(error.get("message", "")),
-            request_id=error.get("request_id") or request_id,
+            request_id=error.get("request_id") or _request_id(response),
             retry_after_s=error.get("retry_after"),
             details=error.get("details"),
         )
-    raise _foreign(response, request_id)
+    raise _foreign(response)
 
 
-def _foreign(response: httpx.Response, request_id: str) -> Unreachable:
+def _object(response: httpx.Response) -> Body | None:
+    """The JSON object that it is, None where it is something else."""
+    try:
+        body = response.json()
+    except ValueError:
+        return None
+    return body if isinstance(body, dict) else None
+
+
+def _request_id(response: httpx.Response) -> str:
+    return str(response.headers.get("X-Request-ID") or response.request.headers["X-Request-ID"])
+
+
+def _foreign(response: httpx.Response) -> Unreachable:
     """Something answered, and it was not the broker."""
+    request_id = _request_id(response)
     status, at = response.status_code, f"{response.url.scheme}://{response.url.netloc.decode()}"
     if response.is_redirect:
         why = f"{at} redirects elsewhere ({status}): is BROKER_URL right, is it https?"

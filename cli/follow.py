@@ -24,11 +24,10 @@ class _Bar:
     """One line that changes: `sync running ━━━━ 120/500 24% 3 failed 41s left`."""
 
     def __init__(self) -> None:
-        bar = BarColumn(bar_width=16)
-        texts = TextColumn("{task.description}"), TextColumn("{task.fields[numbers]}")
-        self._progress = Progress(
-            SpinnerColumn(), texts[0], bar, texts[1], console=console(stderr=True), transient=True
-        )
+        what = TextColumn("{task.description}", markup=False)
+        numbers = TextColumn("{task.fields[numbers]}", markup=False)
+        columns = SpinnerColumn(), what, BarColumn(bar_width=16), numbers
+        self._progress = Progress(*columns, console=console(stderr=True), transient=True)
         self._task = self._progress.add_task("", total=None, numbers="")
 
     def __enter__(self) -> Self:

@@ -25,7 +25,7 @@ def console(*, stderr: bool = False) -> Console:
     """A console as the stream behind it is now. COLUMNS wins, as under `watch`."""
     stream = sys.stderr if stderr else sys.stdout
     width = None if stream.isatty() or os.environ.get("COLUMNS") else UNCUT
-    return Console(stderr=stderr, width=width, highlight=False, markup=False, emoji=False)
+    return Console(stderr=stderr, width=width)
 
 
 def say(text: str) -> None:

@@ -52,8 +52,8 @@ def _asked(api: Api) -> dict[str, Body]:
         Unreachable: there is no API.
     """
     parts: dict[str, Callable[[], Body]] = {
-        "ready": lambda: dict(api.probe("/readyz").json()),
-        "worker": lambda: _worker(api.probe("/metrics").text),
+        "ready": api.ready,
+        "worker": lambda: _worker(api.metrics()),
         "mode": lambda: api.get("/v1/admin/mode", patient=False),
         "stats": lambda: api.get("/v1/admin/stats", patient=False),
         "running": lambda: api.get("/v1/admin/jobs", patient=False, state="running", limit=200),

@@ -73,13 +73,13 @@ async def test_a_listing_that_is_not_believed_says_how_often_and_since_when(api:
         await worker.sync(RUN)
         await hide(provider, 6)
         for _ in range(2):
-            clock.now += 400
+            clock.now += 600
             await worker.sync(RUN)
 
         body = await asked(api)
 
     assert body["believed"] is False
-    assert body["suspicion"] == {"times": 2, "since": began_at + 400}
+    assert body["suspicion"] == {"times": 2, "since": began_at + 600}
     assert (body["expected"], body["missing"]) == (10, 6)
 
 

@@ -158,9 +158,22 @@ class Shell:
             await process.wait()
 
 
-async def ended(process: asyncio.subprocess.Process) -> Done:
+async def said(process: asyncio.subprocess.Process, pattern: str) -> str:
+    """The standard error of a running command, up to the line that matches."""
+    assert process.stderr is not None
+    lines = ""
+    async with asyncio.timeout(WITHIN_S):
+        while line := (await process.stderr.readline()).decode():
+            lines += line
+            if re.search(pattern, line):
+                return lines
+    raise AssertionError(f"it ended without {pattern!r}: {lines}")
+
+
+async def ended(process: asyncio.subprocess.Process, *, after: str = "") -> Done:
+    """The command's end; `after` is what was read of its standard error before."""
     out, err = await asyncio.wait_for(process.communicate(), WITHIN_S)
     assert process.returncode is not None
-    done = Done(process.returncode, out.decode(), err.decode())
+    done = Done(process.returncode, out.decode(), after + err.decode())
     assert "Traceback" not in done.out + done.err, done.err
     return done

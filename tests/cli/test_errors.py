@@ -223,7 +223,7 @@ STRANGERS = {
 
 @pytest.mark.parametrize(("said", "expected"), STRANGERS.values(), ids=list(STRANGERS))
 async def test_what_is_not_the_broker_is_3_and_says_what_answered(said: bytes, expected: str) -> None:
-    commands = ["jobs", "list"], ["mode", "drain", "--reason", "a test"]
+    commands = ["jobs", "list"], ["mode", "drain", "--reason", "a test"], ["status"]
     async with serving(saying(said)) as port:
         for done in await Shell(f"http://127.0.0.1:{port}").run_each(*commands):
             assert done.code == 3, done
@@ -246,13 +246,26 @@ async def test_no_answer_within_the_timeout_is_3_and_a_change_may_have_been_made
 @pytest.mark.parametrize(
     ("body", "commands"),
     [(b"{}", ALL), (b'{"jobs": 7, "sandboxes": null, "state": []}', SOME)],
-    ids=["empty", "odd"],
+    ids=["other names", "other types"],
 )
 async def test_the_bodies_of_another_release_are_a_sentence_and_no_traceback(
     body: bytes, commands: list[list[str]]
 ) -> None:
     head = f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
     async with serving(saying(head.encode() + body)) as port:
-        for done in await Shell(f"http://127.0.0.1:{port}").run_each(*commands):
-            assert done.code == 1, done
-            assert "It is a bug, or another release's API." in sentence(done)
+        screen, *others = await Shell(f"http://127.0.0.1:{port}").run_each(*commands)
+
+    assert (screen.code, "is not the broker's API" in sentence(screen)) == (3, True)
+    for done in others:
+        assert done.code == 1, done
+        assert "It is a bug, or another release's API." in sentence(done)
+
+
+async def test_a_proxy_for_the_world_is_none_for_this_machine(shell: Shell) -> None:
+    nowhere = f"http://127.0.0.1:{free_port()}"
+
+    here = await shell.run("mode", HTTP_PROXY=nowhere, http_proxy=nowhere)
+    elsewhere = await Shell("http://broker.test").run("mode", HTTP_PROXY=nowhere, http_proxy=nowhere)
+
+    assert here.code == 0, here.err
+    assert (elsewhere.code, "Connection refused" in elsewhere.err) == (3, True)

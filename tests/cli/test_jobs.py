@@ -16,7 +16,7 @@ from tests.api.service import Api, an_api
 from tests.api.test_jobs import a_worker, first_queued, put_jobs, queued
 from tests.builders import NOW, a_job
 from tests.cli.conftest import served
-from tests.cli.shell import Done, Shell, ended
+from tests.cli.shell import Done, Shell, ended, said
 from tests.worker.test_runner import until
 from worker.job_context import Context
 from worker.provider.client import ProviderError
@@ -149,15 +149,14 @@ async def test_the_progress_is_lines_where_there_is_no_terminal(shell: Shell, ap
     async with a_worker(api, steps):
         process = await shell.start("cleanup")
         job = await first_queued(api)
-        await becomes(api, job.id, lambda job: job.done == 120)
-        await asyncio.sleep(1.2)  # it looks twice a second
+        before = await said(process, "running, 123/500")
         steps.finish()
-        told = await ended(process)
+        told = await ended(process, after=before)
 
     assert "sandbox-broker: cleanup running, 123/500 25% 3 failed" in told.err
     assert f"(job {job.id})" in told.err
     assert "\x1b" not in told.err
-    assert re.fullmatch(rf"cleanup {job.id} done in \ds: 497 deleted, 3 lost race\n", told.out)
+    assert re.fullmatch(rf"cleanup {job.id} done in \d+s: 497 deleted, 3 lost race\n", told.out)
 
 
 @pytest.mark.parametrize(("total", "words"), [(500, r"123/500 25% 3 failed"), (None, r"123 so far")])
@@ -170,6 +169,7 @@ async def test_on_a_terminal_the_progress_is_a_bar_that_fits_and_goes_away(
         assert max(map(len, terminal.text.splitlines())) <= 80
         assert "sync running" in terminal.text
         assert "━" in terminal.text
+        assert ("╸" in terminal.text) == (total is not None), "where the share of the bar ends"
         steps.finish()
         assert await terminal.end() == 0
         assert terminal.text.rstrip().endswith("497 deleted, 3 lost race")
@@ -198,7 +198,7 @@ async def test_ctrl_c_leaves_the_job_running_says_how_to_go_on_and_is_130(shell:
 async def test_ctrl_c_in_a_script_is_130_without_a_traceback(shell: Shell, api: Api) -> None:
     process = await shell.start("sync")
     job = await first_queued(api)
-    await asyncio.sleep(0.5)
+    await said(process, "waits for the worker")
     process.send_signal(signal.SIGINT)
 
     told = await ended(process)
@@ -216,20 +216,22 @@ async def test_an_api_that_goes_away_for_a_while_is_waited_for(api: Api) -> None
             process = await Shell(url).start("cleanup")
             job = await first_queued(api)
             await becomes(api, job.id, lambda job: job.state is JobState.RUNNING)
-        await asyncio.sleep(3)
+        await said(process, "the API does not answer")
         steps.finish()
         async with served(api.app, port):
             told = await ended(process)
 
     assert told.code == 0, told.err
-    assert "the API does not answer" in told.err
 
 
 async def test_who_follows_a_job_leaves_room_for_other_commands_where_requests_are_limited(
     ministack: str, table_name: str
 ) -> None:
     """Looking twice a second would use up `60/minute` in half a minute, and the cancel would be refused."""
-    async with an_api(ministack, table_name, RATE_LIMIT_PER_STUDENT="8/8 second") as api, served(api.app) as url:
+    async with (
+        an_api(ministack, table_name, RATE_LIMIT_PER_CREDENTIAL="8/8 second") as api,
+        served(api.app) as url,
+    ):
         process = await Shell(url).start("cleanup")
         job = await first_queued(api)
         await asyncio.sleep(6)
@@ -239,18 +241,23 @@ async def test_who_follows_a_job_leaves_room_for_other_commands_where_requests_a
 
     assert (cancelled.code, cancelled.err) == (0, "")
     assert (told.code, "ended cancelled" in told.err) == (1, True)
-    assert metrics.get('broker_rate_limited_total{scope="student"}', 0) == 0
+    assert metrics.get('broker_rate_limited_total{scope="credential"}', 0) == 0
 
 
 async def test_a_failed_attempt_says_when_the_next_one_is_and_why(shell: Shell, api: Api) -> None:
     async def failing(_: Context) -> Counter[str]:
-        raise ProviderError("HTTP_500")
+        raise ProviderError("HTTP_500: [/b]\x1b[2J")
 
     async with a_worker(api, failing):
         told = await shell.run("sync", "--wait", "3")
+        async with shell.on_a_terminal("sync", "--wait", "3") as terminal:
+            await terminal.until(r"sync queued .*? attempt \d of 5 in \d+s: HTTP_500: \[/b\]")
+            await terminal.end()
+            assert "\x1b[2J" not in terminal.seen
 
     assert told.code == 1
-    assert re.search(r"sync queued, attempt 2 of 5 in \d+s: HTTP_500", told.err), told.err
+    assert re.search(r"sync queued, attempt 2 of 5 in \d+s: HTTP_500: \[/b\]", told.err), told.err
+    assert "\x1b" not in told.err
 
 
 async def test_jobs_that_nobody_takes_send_one_to_the_status(shell: Shell, api: Api) -> None:
@@ -313,10 +320,12 @@ async def test_a_running_job_is_cancelled_between_two_steps_and_watching_it_is_t
         await becomes(api, job.id, lambda job: job.state is JobState.RUNNING)
         cancelled = await shell.run("jobs", "cancel", job.id)
         told = await ended(process)
+        watched = await shell.run("jobs", "watch", job.id)
 
     assert f"cleanup {job.id} running, stops within 30 s" in cancelled.out
-    assert told.code == 1
-    assert f"cleanup {job.id} ended cancelled." in told.err
+    for followed in (told, watched):
+        assert followed.code == 1
+        assert f"cleanup {job.id} ended cancelled." in followed.err
 
 
 async def test_what_a_job_is_not_in_a_state_for_is_1(shell: Shell, api: Api) -> None:

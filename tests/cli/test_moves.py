@@ -84,10 +84,12 @@ async def test_json_holds_the_apis_own_bodies_one_for_each_id(shell: Shell, api:
 
 
 @pytest.mark.usefixtures("failed")
-async def test_an_id_that_is_given_twice_is_moved_once(shell: Shell) -> None:
+async def test_an_id_that_is_given_twice_is_moved_once(shell: Shell, api: Api) -> None:
     done = await shell.run("retry", IDS[0], IDS[0])
 
+    route = 'method="POST",route="/v1/admin/sandboxes/{sandbox_id}/retry"'
     assert (done.code, len(done.rows)) == (0, 2)
+    assert (await api.metrics())[f'broker_http_requests_total{{{route},status="200"}}'] == 1
 
 
 @pytest.mark.usefixtures("failed")

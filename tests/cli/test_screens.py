@@ -81,11 +81,11 @@ async def test_the_screen_of_a_broker_that_is_not_well_says_what_to_do(shell: Sh
     seen = await shell.run("status")
 
     told = facts(seen)
-    assert seen.code == 1, "no worker seems to lead"
+    assert seen.code == 1, "nobody seems to lead"
     assert (
         "maintenance by bootstrap-admin: INC-4711. Back: sandbox-broker mode open --reason '...'" in told["mode"]
     )
-    assert "NO LEADER? The pool was last counted 1h06m ago" in told["worker"]
+    assert told["worker"] == "NO LEADER? The pool was last counted 1h06m ago. See each worker's /readyz"
     assert "2 unexplained. NOT believed for 10m" in told["last sync"]
     assert "120 of 200 expected were missing, 2 time(s) in a row" in told["last sync"]
     assert told["last sync"].endswith("sandbox-broker sync --confirm --reason '...'. sandbox-broker reconcile")
@@ -200,4 +200,4 @@ async def test_the_mode_is_set_with_a_reason_and_shown_with_who_set_it(
     assert ("Back: sandbox-broker mode open" in done.out) == (word != "open")
     assert facts(shown)["mode"].startswith(f"{mode}: ")
     assert (facts(shown)["reason"], facts(shown)["by"]) == ("INC-4711: no network", "bootstrap-admin")
-    assert bare.out == shown.out
+    assert facts(bare) | {"since": "?"} == facts(shown) | {"since": "?"}
