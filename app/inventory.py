@@ -1,6 +1,5 @@
 """Lists of sandboxes for operators: through every state and shard once, page by page."""
 
-import asyncio
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -11,9 +10,6 @@ from broker.store.tenants import Tenants
 
 _MAX_QUERIES: Final = 40
 """Per page: an answer with few rows and a cursor beats one that walks a thousand empty partitions."""
-
-_BATCH: Final = 100
-"""Keys that one batch read of the store takes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,17 +64,14 @@ class Inventory:
             rows, after = await self._sandboxes.page_of_track(
                 tenant, track, shard, state=status, limit=limit, after=after
             )
-            return await self._whole(rows, status), after
+            return await self._whole(tenant, rows, status), after
         if state is None:
             raise ValueError("a partition without a track has a state")
         return await self._sandboxes.page(tenant, state, shard, limit=limit, after=after)
 
-    async def _whole(self, rows: list[Sandbox], status: State | None) -> list[Sandbox]:
+    async def _whole(self, tenant: str, rows: list[Sandbox], status: State | None) -> list[Sandbox]:
         """The rows as the table holds them now: the track's index carries only some of their facts."""
-        batches = [rows[first : first + _BATCH] for first in range(0, len(rows), _BATCH)]
-        present: dict[str, Sandbox] = {}
-        for found in await asyncio.gather(*map(self._sandboxes.get_many, batches)):
-            present |= found
+        present = await self._sandboxes.find(tenant, (row.id for row in rows))
         whole = [present[row.id] for row in rows if row.id in present]
         return [sandbox for sandbox in whole if status in (None, sandbox.state)]
 

@@ -1,6 +1,5 @@
 """Which sandboxes a bulk move is about. What a dry run counts is what the job then walks."""
 
-import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
@@ -22,7 +21,6 @@ SOURCES: Final[Mapping[Kind, tuple[State, ...]]] = {
 
 SAMPLE: Final = 20
 _PAGE: Final = 500
-_READS_AT_ONCE: Final = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,11 +72,13 @@ class Selector:
         found: list[str] = []
         left_alone: Counter[str] = Counter()
         if selection.ids:
-            async for sandbox_id, state in self._states(tenant, selection.ids):
-                if state in selection.states:
+            present = await self._sandboxes.find(tenant, selection.ids)
+            for sandbox_id in dict.fromkeys(selection.ids):
+                sandbox = present.get(sandbox_id)
+                if sandbox is not None and sandbox.state in selection.states:
                     found.append(sandbox_id)
                 else:
-                    left_alone["not_found" if state is None else state.value] += 1
+                    left_alone["not_found" if sandbox is None else sandbox.state.value] += 1
         else:
             found = [sandbox_id async for sandbox_id in self.ids(tenant, selection)]
         return Preview(len(found), sorted(found)[:SAMPLE], left_alone)
@@ -100,11 +100,3 @@ class Selector:
                     yield row
             if after is None:
                 return
-
-    async def _states(self, tenant: str, ids: tuple[str, ...]) -> AsyncIterator[tuple[str, State | None]]:
-        distinct = list(dict.fromkeys(ids))
-        for first in range(0, len(distinct), _READS_AT_ONCE):
-            some = distinct[first : first + _READS_AT_ONCE]
-            found = await asyncio.gather(*(self._sandboxes.get(tenant, sandbox_id) for sandbox_id in some))
-            for sandbox_id, sandbox in zip(some, found, strict=True):
-                yield sandbox_id, None if sandbox is None else sandbox.state

@@ -50,6 +50,7 @@ class Worker:
         self._broker = broker
         self._leadership = leadership
         self._clock = clock
+        self._syncing = asyncio.Lock()
         self.provider = door.client
         self.metrics: Metrics = broker.metrics
         self.alerts = Alerts(broker.metrics, monotonic=monotonic)
@@ -185,7 +186,8 @@ class Worker:
             apart_s=self._settings.sync_interval_s / 2,
             progress=progress,
         )
-        outcome = await sync.run()
+        async with self._syncing:  # the schedule's and an operator's would race each other over the fence
+            outcome = await sync.run()
         await self.gauges(request_id)
         return outcome
 

@@ -33,8 +33,9 @@ log = logging.getLogger("worker")
 RETRY_BOOT_S: Final = 1.0
 DRAIN_SHARE: Final = 0.8
 """Of the drain's time, for what is in hand; the rest is for handing the lead over and closing."""
-STALLED_S: Final = 20.0
-"""The scheduler beats every second, by the wall clock: set back by an hour, it stands still for one."""
+STALLED_LOOKS: Final = 20
+"""Looks, a second apart, in which the scheduler did not beat: it goes by the wall clock, and stands still for an
+hour where that is set back by one. Looks and not seconds, for a process that was only asleep."""
 
 
 class SchedulerStalled(Exception):
@@ -155,7 +156,7 @@ async def _lead(
         keeping.cancel()
 
 
-async def _keep(leadership: Leadership, health: Health) -> None:
+async def _keep(leadership: Leadership, health: Health, *, looks: int = STALLED_LOOKS) -> None:
     """Keep the lead for as long as the scheduler beats: one that stands still must not keep others from leading.
 
     Raises:
@@ -163,9 +164,12 @@ async def _keep(leadership: Leadership, health: Health) -> None:
     """
     keeping = asyncio.create_task(leadership.keep())
     try:
+        beat_at, silent = health.beat_at, 0
         while not keeping.done():
             await asyncio.wait({keeping}, timeout=1)
-            if time.monotonic() - health.beat_at > STALLED_S:
+            silent = silent + 1 if health.beat_at == beat_at else 0
+            beat_at = health.beat_at
+            if silent >= looks:
                 raise SchedulerStalled
         await keeping
     finally:

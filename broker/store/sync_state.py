@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from broker.errors import StoreThrottled
+from broker.errors import LeadershipLost, StoreThrottled
 from broker.policy import Explained, Suspicion
 from broker.store import table
 from broker.store.client import StoreClient, TransactionRefused
@@ -51,11 +51,12 @@ class SyncStates:
             suspicion=suspicion,
         )
 
-    async def write(self, tenant: str, state: SyncState, *, fence: Fence) -> None:
-        """Keep the state of this sync.
+    async def write(self, tenant: str, state: SyncState, *, after: SyncState | None, fence: Fence) -> None:
+        """Keep the state of this sync, if nobody kept another since `after` was read.
 
         Raises:
-            LeadershipLost: another leads by now, and syncs.
+            LeadershipLost: another leads by now, or syncs: its word stands.
+            StoreThrottled: others were at the item again and again.
         """
         facts: dict[str, Any] = {"v": table.ITEM_VERSION, "at": state.at, "expected": state.expected}
         facts |= {f"n_{kind.value}": state.accounts.get(kind, 0) for kind in Explained}
@@ -65,9 +66,13 @@ class SyncStates:
             facts |= {"sketch": " ".join(f"{part:x}" for part in sorted(suspicion.sketch))}
             facts |= {"times": suspicion.times, "since": suspicion.since, "counted_at": suspicion.counted_at}
         change = table.update_of(before, table.encode(facts))
-        update = self._client.update(table.sync_key(tenant), change, "attribute_not_exists(pk) OR v >= :none")
-        update["Update"]["ExpressionAttributeValues"][":none"] = table.encode_value(0)
+        condition, seen = "attribute_not_exists(pk)", None
+        if after is not None:
+            condition, seen = "#seen = :seen", {":seen": table.encode_value(after.at)}
+            change["ExpressionAttributeNames"]["#seen"] = "at"
+        update = self._client.update(table.sync_key(tenant), change, condition, seen)
         try:
             await transact_fenced(self._client, [update], fence)
         except TransactionRefused as refused:
-            raise StoreThrottled from refused
+            lost = refused.reasons[0].condition_failed
+            raise (LeadershipLost() if lost else StoreThrottled()) from refused

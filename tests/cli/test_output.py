@@ -46,7 +46,7 @@ async def trouble(api: Api) -> None:
         suspicion=Suspicion(sketch=frozenset({6}), times=2, since=NOW, counted_at=NOW),
     )
     async with a_leader(api.core) as leadership:
-        await api.core.sync_states.write("acme", state, fence=leadership.fence)
+        await api.core.sync_states.write("acme", state, after=None, fence=leadership.fence)
 
 
 PATHS = {

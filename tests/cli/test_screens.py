@@ -34,7 +34,10 @@ async def reconciled(api: Api, **changes: object) -> None:
         "expected": 200,
     }
     async with a_leader(api.core) as leadership:
-        await api.core.sync_states.write("acme", SyncState(**values | changes), fence=leadership.fence)
+        before = await api.core.sync_states.read("acme")
+        await api.core.sync_states.write(
+            "acme", SyncState(**values | changes), after=before, fence=leadership.fence
+        )
 
 
 async def counted_by_the_worker(api: Api, ago_s: int) -> None:

@@ -2,6 +2,8 @@
 
 import asyncio
 import dataclasses
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -542,11 +544,9 @@ async def test_a_deletion_that_kills_its_worker_every_time_is_given_up_without_a
     assert await provider.deletions() == []
 
 
-async def begun(provider: Provider) -> bool:
-    return bool(await provider.deletions())
-
-
-async def test_a_sweep_begins_nothing_more_once_maintenance_begins(core: Broker, clock: Clock) -> None:
+@asynccontextmanager
+async def a_long_sweep(core: Broker, clock: Clock) -> AsyncIterator[tuple[Worker, Provider, asyncio.Task[Any]]]:
+    """Twelve deletions one after the other, of which the first has begun."""
     async with (
         a_provider(sandboxes=12, noise=0, delete_latency_s=0.2) as provider,
         a_worker(core, provider, clock, CLEANUP_CONCURRENCY="1") as worker,
@@ -554,26 +554,27 @@ async def test_a_sweep_begins_nothing_more_once_maintenance_begins(core: Broker,
         for n in range(12):
             await a_released_sandbox(worker, core, f"student-{n}")
         sweeping = asyncio.create_task(worker.cleaner.sweep(RUN))
-        await until(lambda: begun(provider))
+
+        async def begun() -> bool:
+            return bool(await provider.deletions())
+
+        await until(begun)
+        yield worker, provider, sweeping
+
+
+async def test_a_sweep_begins_nothing_more_once_maintenance_begins(core: Broker, clock: Clock) -> None:
+    async with a_long_sweep(core, clock) as (_, provider, sweeping):
         await core.operations.set_mode("acme", ModeName.MAINTENANCE, cause=TEST_CAUSE)
         outcome = await sweeping
-
         asked = len(await provider.deletions())
+
     assert asked <= 3
     assert outcome["deleted"] == asked
     assert await audit(core) == {"deleted": asked, "pending_deletion": 12 - asked}
 
 
 async def test_draining_stops_a_sweep_that_has_much_left_to_do(core: Broker, clock: Clock) -> None:
-    async with (
-        a_provider(sandboxes=12, noise=0, delete_latency_s=0.2) as provider,
-        a_worker(core, provider, clock, CLEANUP_CONCURRENCY="1") as worker,
-    ):
-        for n in range(12):
-            await a_released_sandbox(worker, core, f"student-{n}")
-        sweeping = asyncio.create_task(worker.cleaner.sweep(RUN))
-        await until(lambda: begun(provider))
-
+    async with a_long_sweep(core, clock) as (worker, provider, sweeping):
         await worker.cleaner.drain(20)
         await sweeping
         asked = len(await provider.deletions())

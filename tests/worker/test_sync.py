@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from typing import Any
@@ -9,10 +10,12 @@ from typing import Any
 import pytest
 
 from broker.allocation import Wish
+from broker.errors import LeadershipLost
 from broker.sandbox import Sandbox, State
 from broker.store.batches import Batches, Change, Written
 from broker.store.claims import Claim
 from broker.store.leader import Fence
+from broker.store.sync_state import SyncState
 from broker.wiring import Broker
 from local.store_proxy import StoreProxy
 from tests.allocation.students import allocate, release
@@ -20,7 +23,7 @@ from tests.audit import audit, items_of
 from tests.builders import NOW, TEST_CAUSE
 from tests.conftest import a_broker
 from tests.store.conftest import Clock
-from tests.worker.conftest import RUN, Fetch, Provider, a_provider, a_worker
+from tests.worker.conftest import RUN, Fetch, Provider, a_leader, a_provider, a_worker
 from worker.duties import Worker
 from worker.provider.client import ProviderError
 
@@ -276,9 +279,35 @@ async def test_two_syncs_at_once_add_every_account_once(
             broker = await stack.enter_async_context(a_broker(ministack, table_name, clock=clock))
             workers.append(await stack.enter_async_context(a_worker(broker, provider, clock)))
 
-        outcomes = await asyncio.gather(*(worker.sync(RUN) for worker in workers))
+        ends = await asyncio.gather(*(worker.sync(RUN) for worker in workers), return_exceptions=True)
 
-    assert sum(outcome["added"] for outcome in outcomes) == 10
+    outcomes = [end for end in ends if isinstance(end, Counter)]
+    assert outcomes, ends
+    assert all(isinstance(end, Counter | LeadershipLost) for end in ends), ends
+    assert len(outcomes) < 2 or sum(outcome["added"] for outcome in outcomes) == 10
+    assert await audit(core) == {"available": 10}
+
+
+async def test_a_sync_that_was_overtaken_keeps_nothing_of_what_it_made_of_the_listing(core: Broker) -> None:
+    """It judged by what it had read of the last sync: the word of one that has ended since then stands."""
+    async with a_leader(core) as leadership:
+        await core.sync_states.write("acme", SyncState(at=NOW), after=None, fence=leadership.fence)
+        read = await core.sync_states.read("acme")
+        await core.sync_states.write("acme", SyncState(at=NOW + 1, missing=7), after=read, fence=leadership.fence)
+        for after in (None, read):
+            with pytest.raises(LeadershipLost):
+                await core.sync_states.write("acme", SyncState(at=NOW + 2), after=after, fence=leadership.fence)
+
+    kept = await core.sync_states.read("acme")
+    assert kept is not None
+    assert (kept.at, kept.missing) == (NOW + 1, 7)
+
+
+async def test_a_sync_on_demand_waits_for_the_one_under_way(worker: Worker, core: Broker) -> None:
+    """One leader has two reasons to sync at once: its schedule and an operator. They must not race each other."""
+    outcomes = await asyncio.gather(*(worker.sync(RUN) for _ in range(3)))
+
+    assert [positive(outcome) for outcome in outcomes] == [{"added": 10}, {"unchanged": 10}, {"unchanged": 10}]
     assert await audit(core) == {"available": 10}
 
 

@@ -66,10 +66,11 @@ class Cleaner:
             task = self._start(due, permit, request_id)
             task.add_done_callback(lambda done: outcome.update([_result(done)]))
             mine.add(task)
+            task.add_done_callback(mine.discard)
             if after_each is not None:
                 await after_each(outcome)
         while mine:
-            _, mine = await asyncio.wait(mine, timeout=1)
+            await asyncio.wait(mine, timeout=1)
             if after_each is not None:
                 await after_each(outcome)
         return outcome

@@ -9,17 +9,13 @@ import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
-from dataclasses import dataclass, field
-from hashlib import blake2b
 from heapq import nsmallest
 from typing import Final
 
 from broker.metrics import Metrics
 from broker.policy import (
-    EXPLAINED,
     GUARDED,
     MISSING_MATTERS,
-    NEVER_GOES_AFTER,
     SKETCH,
     Account,
     Explained,
@@ -35,12 +31,11 @@ from broker.store.leader import Fence
 from broker.store.sandboxes import Sandboxes
 from broker.store.sync_state import SyncState, SyncStates
 from broker.wiring import Broker
+from worker.jobs.listing import Listing, fingerprint
 from worker.provider.client import MAX_LISTINGS, ListingShifted, Page, ProviderClient
 
 log = logging.getLogger("worker")
 
-MAX_NAMED: Final = 50
-"""Unexplained accounts that are named in the report; more are counted."""
 WRITE_AT: Final = 100
 """Changes that are collected before they are written: four transactions' worth."""
 LISTED_STATES: Final = (State.AVAILABLE, *sorted(MISSING_MATTERS))
@@ -48,32 +43,6 @@ LISTED_STATES: Final = (State.AVAILABLE, *sorted(MISSING_MATTERS))
 
 Progress = Callable[[int], None]
 """Told how many accounts have been looked at."""
-
-
-@dataclass(slots=True)
-class _Listing:
-    """What is kept of one walk through the listing."""
-
-    seen: set[int] = field(default_factory=set)
-    explained: Counter[Explained] = field(default_factory=Counter)
-    unexplained: list[str] = field(default_factory=list)
-    foreign: list[str] = field(default_factory=list)
-    unreadable: int = 0  # entries that do not even say which sandbox they may be
-
-    def wonder(self, what: str) -> None:
-        self.explained[Explained.UNKNOWN] += 1
-        if len(self.unexplained) < MAX_NAMED:
-            self.unexplained.append(what)
-
-    def explain(self, sandbox: Sandbox) -> None:
-        """It is listed, and it is ours: that explains it, but for one whose deletions never come true."""
-        if sandbox.again >= NEVER_GOES_AFTER:
-            self.wonder(f"{sandbox.id}: the provider confirms its deletion and goes on listing it")
-        else:
-            self.explained[EXPLAINED[sandbox.state]] += 1
-
-    def __contains__(self, sandbox_id: str) -> bool:
-        return _fingerprint(sandbox_id) in self.seen
 
 
 class Sync:
@@ -119,34 +88,34 @@ class Sync:
         if state.suspicion is None:
             await self._mark_missing(listing)
         self._tell(listing, state)
-        await self._states.write(self._tenant, state, fence=self._fence)
+        await self._states.write(self._tenant, state, after=before, fence=self._fence)
         return self._outcome
 
-    async def _listed(self) -> _Listing:
+    async def _listed(self) -> Listing:
         """Apply the listing while it streams.
 
         Raises:
             ListingShifted: it never stood still. What was read is applied, nobody is taken for missing.
         """
         for _ in range(MAX_LISTINGS):
-            listing = _Listing()
+            listing = Listing()
             try:
                 async with aclosing(self._provider.pages()) as pages:
                     async for page in pages:
                         await self._take_in(page, listing)
-                        self._progress(len(listing.seen))
+                        self._progress(len(listing))
             except ListingShifted:
                 continue
             return listing
         raise ListingShifted
 
-    async def _take_in(self, page: Page, listing: _Listing) -> None:
+    async def _take_in(self, page: Page, listing: Listing) -> None:
         listing.explained[Explained.NO_SANDBOX] += page.others
         self._outcome["invalid"] += len(page.invalid)
         for invalid in page.invalid:
             listing.wonder(str(invalid))
             if invalid.sandbox_id is not None:  # there it is, broken as its other facts may be: not missing
-                listing.seen.add(_fingerprint(invalid.sandbox_id))
+                listing.see(invalid.sandbox_id)
             else:
                 listing.unreadable += 1
         accounts = self._fresh(page, listing)
@@ -159,15 +128,14 @@ class Sync:
                 changes.append(change)
         await self._write(changes, listing)
 
-    def _fresh(self, page: Page, listing: _Listing) -> list[Account]:
+    def _fresh(self, page: Page, listing: Listing) -> list[Account]:
         """The accounts that were not listed before: of entries that come twice, the first counts."""
         fresh = []
         for account in page.accounts:
-            fingerprint = _fingerprint(account.id)
-            if fingerprint in listing.seen:
+            if account.id in listing:
                 self._outcome["duplicate"] += 1
             else:
-                listing.seen.add(fingerprint)
+                listing.see(account.id)
                 fresh.append(account)
         return fresh
 
@@ -184,7 +152,7 @@ class Sync:
         )
         return Change(None, sandbox, self._cause("added"))
 
-    def _changed(self, sandbox: Sandbox, account: Account, listing: _Listing) -> Change | None:
+    def _changed(self, sandbox: Sandbox, account: Account, listing: Listing) -> Change | None:
         """What becomes of a sandbox that is listed; None where nothing is to be written."""
         decision = on_listed(sandbox, account, now=self._now)
         if decision.after is not None:
@@ -197,7 +165,7 @@ class Sync:
             listing.explain(sandbox)
         return None
 
-    async def _write(self, changes: list[Change], listing: _Listing | None) -> None:
+    async def _write(self, changes: list[Change], listing: Listing | None) -> None:
         """Write, and count what became of it: in the outcome by action, in the listing by what it explains."""
         became = await self._batches.write(changes, fence=self._fence, now=self._now)
         for change, written in zip(changes, became, strict=True):
@@ -205,13 +173,12 @@ class Sync:
             if listing is None:
                 continue
             if written is Written.OWNED_ELSEWHERE:
-                listing.explained[Explained.FOREIGN] += 1
-                listing.foreign.append(change.after.id) if len(listing.foreign) < MAX_NAMED else None
+                listing.disown(change.after.id)
             else:
                 stands = change.after if written is Written.YES or change.before is None else change.before
                 listing.explain(stands)
 
-    async def _judged(self, listing: _Listing, before: SyncState | None) -> SyncState:
+    async def _judged(self, listing: Listing, before: SyncState | None) -> SyncState:
         """Hold what is missing against what should be there; whether it is believed."""
         missing = await self._missing_of(listing)
         suspicion = suspect(
@@ -231,7 +198,7 @@ class Sync:
             suspicion=suspicion,
         )
 
-    async def _missing_of(self, listing: _Listing) -> Missing:
+    async def _missing_of(self, listing: Listing) -> Missing:
         expected, missing = 0, 0
         smallest: list[int] = []
         for state in sorted(GUARDED):
@@ -241,12 +208,12 @@ class Sync:
                 expected += 1
                 if sandbox.id not in listing:
                     missing += 1
-                    smallest = nsmallest(SKETCH, [*smallest, _fingerprint(sandbox.id)])
+                    smallest = nsmallest(SKETCH, [*smallest, fingerprint(sandbox.id)])
         return Missing(
             expected=expected, missing=missing, sketch=frozenset(smallest), unreadable=listing.unreadable
         )
 
-    async def _mark_missing(self, listing: _Listing) -> None:
+    async def _mark_missing(self, listing: Listing) -> None:
         changes: list[Change] = []
         async for sandbox in self._not_in(listing):
             decision = on_missing(sandbox, now=self._now)
@@ -262,13 +229,13 @@ class Sync:
                 changes = []
         await self._write(changes, None)
 
-    async def _not_in(self, listing: _Listing) -> AsyncIterator[Sandbox]:
+    async def _not_in(self, listing: Listing) -> AsyncIterator[Sandbox]:
         for state in LISTED_STATES:
             async for sandbox in self._sandboxes.walk(self._tenant, state):
                 if sandbox.id not in listing:
                     yield sandbox
 
-    def _tell(self, listing: _Listing, state: SyncState) -> None:
+    def _tell(self, listing: Listing, state: SyncState) -> None:
         """What an operator should know of this listing, in one line each; and the gauges."""
         facts: dict[str, object] = {"tenant": self._tenant}
         if listing.foreign:
@@ -284,10 +251,11 @@ class Sync:
             told = facts | {
                 "expected": state.expected,
                 "missing": state.missing,
+                "unreadable": listing.unreadable,
                 "times": state.suspicion.times,
                 "todo": "look at the provider; if it is right: sandbox-broker sync --confirm --reason '...'",
             }
-            log.error("half of the pool or more is missing from the listing: not believed", extra=told)
+            log.error("too much is missing from the listing: not believed", extra=told)
         self._metrics.sync_guard.labels(self._tenant).set(state.suspicion is not None)
         for kind in Explained:
             self._metrics.accounts.labels(self._tenant, kind.value).set(state.accounts.get(kind, 0))
@@ -299,16 +267,8 @@ class Sync:
 
 
 def _action(change: Change) -> str:
+    """What the outcome counts it as."""
     if change.cause is not None:
         return change.cause.action
-    before, after = change.before, change.after
-    return (
-        "missing"
-        if before is not None and after.missing_since != before.missing_since and after.missing_since
-        else "updated"
-    )
-
-
-def _fingerprint(sandbox_id: str) -> int:
-    """64 bits of an id. That two of a million ids share them is a chance of 1 in 37 million."""
-    return int.from_bytes(blake2b(sandbox_id.encode(), digest_size=8).digest())
+    vanished = change.before is not None and change.before.missing_since is None and change.after.missing_since
+    return "missing" if vanished else "updated"
