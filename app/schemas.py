@@ -8,7 +8,10 @@ from broker.allocation import Allocation
 from broker.lifecycle import Release
 from broker.policy import Explained
 from broker.sandbox import Sandbox, State
+from broker.store.gauges import PoolGauges
+from broker.store.leader import Term
 from broker.store.modes import Mode
+from broker.store.reports import SILENT_S, WorkerReport
 from broker.store.sync_state import SyncState
 
 _ID = Field(description="The sandbox's id, always a string.", examples=["2009521"])
@@ -203,6 +206,55 @@ class ReconciliationOut(BaseModel):
             missing=state.missing,
             believed=doubted is None,
             suspicion=None if doubted is None else SuspicionOut(times=doubted.times, since=doubted.since),
+        )
+
+
+class AlertOut(BaseModel):
+    alert: str = Field(description="Its name, as in the metrics and the runbooks.", examples=["DeletionFailures"])
+    todo: str = Field(description="What to do.")
+
+
+class WorkerOut(BaseModel):
+    """The leading worker, as it last reported; it does so every five seconds.
+
+    `leading`: one leads and is heard. `silent`: one took the lead, and has not been heard for a minute: a standby
+    takes over within the lease, so there is none. `none`: nobody leads.
+    """
+
+    status: Literal["leading", "silent", "none"]
+    holder: str | None = Field(None, description="Host, process and term of who leads or led last.")
+    term: int | None = Field(None, description="How many leaders there have been, this one included.")
+    leading_since: int | None = Field(None, description="Unix seconds, UTC.")
+    version: str | None = Field(None, description="Its release.")
+    heard_s_ago: int | None = Field(None, description="Age of its last report, by the clocks of two hosts.")
+    counted_s_ago: int | None = Field(None, description="Age of the pool's numbers in /metrics.")
+    provider: dict[str, str] | None = Field(
+        None,
+        description="Its breaker for each endpoint of the provider, and the pace of deletions.",
+        examples=[{"list": "closed", "delete": "open, probe in 9 s"}],
+    )
+    alerts: list[AlertOut] = Field(description="Those that are on.")
+
+    @classmethod
+    def of(cls, term: Term | None, report: WorkerReport | None, counted: PoolGauges | None, *, now: int) -> Self:
+        counted_s_ago = None if counted is None else max(0, now - counted.at)
+        if term is None:
+            return cls(status="none", alerts=[], counted_s_ago=counted_s_ago)
+        if report is None or report.fence != term.fence:  # it has just begun, and reports in a moment
+            heard_s_ago, report = max(0, now - term.since), None
+        else:
+            heard_s_ago = max(0, now - report.at)
+        leads = "silent" if heard_s_ago > SILENT_S else "leading"
+        return cls(
+            status="none" if term.holder is None else leads,
+            holder=term.holder,
+            term=term.fence,
+            leading_since=None if term.holder is None else term.since,
+            heard_s_ago=None if report is None else heard_s_ago,
+            version=None if report is None else report.version,
+            counted_s_ago=counted_s_ago,
+            provider=None if report is None else dict(report.provider),
+            alerts=[] if report is None else [AlertOut(alert=a, todo=todo) for a, todo in report.alerts.items()],
         )
 
 

@@ -57,6 +57,11 @@ class Leadership:
         """Whether this process may begin something now. True says nothing of the next second: see fence()."""
         return self._term is not None and self._monotonic() < self._good_until
 
+    @property
+    def term(self) -> Term | None:
+        """This process's own term, while it leads."""
+        return self._term if self.leading else None
+
     def fence(self) -> dict[str, Any]:
         """The check that a transaction carries, so that it is refused once another leads.
 

@@ -24,6 +24,7 @@ from broker.store.jobs import Jobs
 from broker.store.known import Known
 from broker.store.leader import LeaderStore
 from broker.store.modes import Modes
+from broker.store.reports import WorkerReports
 from broker.store.sandboxes import Sandboxes
 from broker.store.schema import claim_table
 from broker.store.sync_state import SyncStates
@@ -45,6 +46,7 @@ class Broker:
     leader: LeaderStore
     sync_states: SyncStates
     gauges: GaugesStore
+    reports: WorkerReports
     jobs: Jobs
     allocator: Allocator
     lifecycle: Lifecycle
@@ -127,6 +129,7 @@ def build(
         leader=LeaderStore(client),
         sync_states=SyncStates(client),
         gauges=GaugesStore(client),
+        reports=WorkerReports(client),
         jobs=Jobs(client, clock=clock),
         allocator=Allocator(
             sandboxes,

@@ -70,11 +70,6 @@ class Api:
             raise _foreign(response)
         return body
 
-    def metrics(self) -> str:
-        """What the API leaves for the scrapers; empty where it is kept from us."""
-        response = self._sent("GET", "/metrics", query={}, body=None)
-        return response.text if response.is_success else ""
-
     def pause_s(self, at_least_s: float) -> float:
         """How long to wait between two looks, so that half of what the API allows is left to other commands."""
         if self._remaining <= 0:

@@ -4,17 +4,20 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Final
 
-from broker.errors import BrokerError
+from broker.errors import BrokerError, WriteConflict
 from broker.job import Kind
 from broker.leadership import Leadership
 from broker.metrics import Metrics
 from broker.sandbox import State
 from broker.selection import Selector
 from broker.settings import WorkerSettings
+from broker.store.reports import WorkerReport
+from broker.version import VERSION
 from broker.wiring import Broker
-from worker.alerts import Alerts
+from worker.alerts import TODO, Alerts
 from worker.job_context import Context, Handler
 from worker.job_run import Pace
 from worker.jobs.bulk import bulk_handler, cause_of
@@ -31,6 +34,10 @@ from worker.schedule import Job
 
 CONFIRMED_FOR_S: Final = 3600
 """How long an operator's word on a listing is good: not for what a job sees that is queued again days later."""
+
+
+REPORT_S: Final = 5.0
+"""How often the leader says how it is."""
 
 
 class Worker:
@@ -148,6 +155,7 @@ class Worker:
             Job("expire", self.expire, s.expiry_interval_s, first_after_s=2, quiet=True),
             Job("purge", self.purge, s.purge_interval_s, first_after_s=5, quiet=True),
             Job("revive", self.revive, s.expiry_interval_s, first_after_s=5, quiet=True),
+            Job("report", self.report, REPORT_S, first_after_s=0.5, quiet=True, in_maintenance=True),
             Job("gauges", self.gauges, s.gauges_interval_s, first_after_s=3, quiet=True, in_maintenance=True),
         ]
 
@@ -175,18 +183,18 @@ class Worker:
     async def sync(
         self, request_id: str, *, confirmed: bool = False, progress: Progress = lambda _: None
     ) -> Counter[str]:
-        sync = Sync(
-            self._broker,
-            self.provider,
-            tenant=self._settings.tenant,
-            request_id=request_id,
-            now=int(self._clock()),
-            fence=self._leadership.fence,
-            confirmed=confirmed,
-            apart_s=self._settings.sync_interval_s / 2,
-            progress=progress,
-        )
         async with self._syncing:  # the schedule's and an operator's would race each other over the fence
+            sync = Sync(
+                self._broker,
+                self.provider,
+                tenant=self._settings.tenant,
+                request_id=request_id,
+                now=int(self._clock()),
+                fence=self._leadership.fence,
+                confirmed=confirmed,
+                apart_s=self._settings.sync_interval_s / 2,
+                progress=progress,
+            )
             outcome = await sync.run()
         await self.gauges(request_id)
         return outcome
@@ -224,6 +232,21 @@ class Worker:
         pool = await count_pool(self._broker.sandboxes, self._broker.gauges, tenant=tenant, now=now)
         oldest_s = 0 if pool.oldest_pending_at is None else max(0, now - pool.oldest_pending_at)
         self.alerts.evaluate(depth=pool.pending, oldest_pending_s=oldest_s)
+        return Counter()
+
+    async def report(self, _: str) -> Counter[str]:
+        """Say who leads, how the provider does and which alerts are on, for `GET /v1/admin/worker`."""
+        if (term := self._leadership.term) is not None and term.holder is not None:
+            report = WorkerReport(
+                at=int(self._clock()),
+                holder=term.holder,
+                fence=term.fence,
+                version=VERSION,
+                provider=self.provider.states(),
+                alerts={alert.value: TODO[alert] for alert in sorted(self.alerts.active)},
+            )
+            with suppress(WriteConflict):  # another leads by now
+                await self._broker.reports.write(self._settings.tenant, report)
         return Counter()
 
     async def drain(self, timeout_s: float) -> None:

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Query
 from app.cursors import MAX_CHARS
 from app.deps import ID_PATTERN, Core, ViewerCaller
 from app.openapi import answers
-from app.schemas import AdminSandboxOut, ReconciliationOut, SandboxListOut, StatsOut
+from app.schemas import AdminSandboxOut, ReconciliationOut, SandboxListOut, StatsOut, WorkerOut
 from broker import errors
 from broker.sandbox import State
 
@@ -49,3 +49,13 @@ async def reconciliation(caller: ViewerCaller, core: Core) -> ReconciliationOut:
     """Show what the provider's accounts are to us, which nothing explains, and whether the listing is believed."""
     state = await core.broker.sync_states.read(caller.tenant)
     return ReconciliationOut.of(state, now=int(time.time()))
+
+
+@router.get("/worker", response_model=WorkerOut, responses=answers("Who leads, and how it is."))
+async def worker(caller: ViewerCaller, core: Core) -> WorkerOut:
+    """Show which worker leads, when it was last heard, how the provider does, and which alerts are on."""
+    broker = core.broker
+    term, report, counted = await asyncio.gather(
+        broker.leader.read(caller.tenant), broker.reports.read(caller.tenant), broker.gauges.read(caller.tenant)
+    )
+    return WorkerOut.of(term, report, counted, now=int(time.time()))

@@ -89,6 +89,10 @@ def leader_key(scope: str) -> Item:
     return primary(key("LEA", scope))
 
 
+def report_key(tenant: str) -> Item:
+    return primary(key("WRK", tenant))
+
+
 def sync_key(tenant: str) -> Item:
     return primary(key("SYN", tenant))
 

@@ -1,6 +1,5 @@
 """`status`: the whole broker on one screen, also when parts of it are in trouble."""
 
-import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
@@ -15,20 +14,16 @@ from cli.follow import numbers_of
 from cli.options import Json, api_of
 from cli.show import emit_facts, emit_json, span, trouble
 
-SILENT_S: Final = 180.0
-"""Pool numbers older than this: the worker counts every minute, the API looks every minute."""
-_AGE: Final = re.compile(r"^broker_pool_snapshot_age_seconds\{.*\} ([0-9.e+]+)$", re.MULTILINE)
-
 Facts = Iterator[tuple[str, str | Text]]
 
 
 def status(context: typer.Context, as_json: Json = False) -> None:
     """Show the broker on one screen.
 
-    Mode, API, worker, the last sync, jobs, dead letters, sandboxes by status.
+    Mode, API, worker, provider, alerts, the last sync, jobs, dead letters, sandboxes by status.
 
     What cannot be shown says why, and the rest is shown nevertheless. Exit 1 then, and when no worker
-    seems to lead; 3 when there is no API.
+    leads; 3 when there is no API.
 
     \b
     Examples:
@@ -41,7 +36,7 @@ def status(context: typer.Context, as_json: Json = False) -> None:
         emit_json(seen)
     else:
         emit_facts(_facts(seen))
-    if any("error" in part for part in seen.values()) or _silent(seen["worker"]):
+    if any("error" in part for part in seen.values()) or not _leads(seen["worker"]):
         raise typer.Exit(1)
 
 
@@ -53,7 +48,7 @@ def _asked(api: Api) -> dict[str, Body]:
     """
     parts: dict[str, Callable[[], Body]] = {
         "ready": api.ready,
-        "worker": lambda: _worker(api.metrics()),
+        "worker": lambda: api.get("/v1/admin/worker", patient=False),
         "mode": lambda: api.get("/v1/admin/mode", patient=False),
         "stats": lambda: api.get("/v1/admin/stats", patient=False),
         "running": lambda: api.get("/v1/admin/jobs", patient=False, state="running", limit=200),
@@ -73,12 +68,6 @@ def _part(ask: Callable[[], Body]) -> Body:
         if error.status in (401, 403):
             raise  # it would be the same for all
         return error.envelope()
-
-
-def _worker(metrics: str) -> Body:
-    """What the API knows of the worker: how old the numbers are that it leaves for the scrapers."""
-    found = _AGE.search(metrics)
-    return {"pool_counted_s_ago": None if found is None else round(float(found[1]))}
 
 
 def _facts(seen: dict[str, Body]) -> Facts:
@@ -108,22 +97,27 @@ def _ready(ready: Body) -> Facts:
     yield "API", text if ready["status"] == "ready" else trouble(text)
 
 
-def _silent(worker: Body) -> bool:
-    ago_s = worker.get("pool_counted_s_ago")
-    return ago_s is not None and ago_s > SILENT_S
+def _leads(worker: Body) -> bool:
+    return "error" in worker or worker["status"] == "leading"
 
 
-def _worker_facts(worker: Body) -> Facts:
-    ago_s = worker["pool_counted_s_ago"]
-    if ago_s is None:
-        yield "worker", trouble("has never counted the pool: is one running?")
-    elif ago_s > SILENT_S:
-        yield (
-            "worker",
-            trouble(f"NO LEADER? The pool was last counted {span(ago_s)} ago. See each worker's /readyz"),
-        )
+def _worker(worker: Body) -> Facts:
+    heard_s, counted_s = worker["heard_s_ago"], worker["counted_s_ago"]
+    counted = "never counted the pool" if counted_s is None else f"counted the pool {span(counted_s)} ago"
+    if worker["status"] == "leading":
+        heard = "has just begun" if heard_s is None else f"heard {span(heard_s)} ago"
+        yield "worker", f"{worker['holder']} leads, {heard}, {counted}"
+    elif worker["status"] == "silent":
+        heard = "never heard" if heard_s is None else f"not heard for {span(heard_s)}"
+        text = f"NO LEADER: {worker['holder']} led, {heard}, and no standby took over. Start a worker; see its log"
+        yield "worker", trouble(text)
     else:
-        yield "worker", f"counted the pool {span(ago_s)} ago"
+        last = f" The last was {worker['holder']}." if worker["holder"] else ""
+        yield "worker", trouble(f"NO LEADER: none runs, or none reaches the store.{last} {counted.capitalize()}")
+    for name, state in (worker["provider"] or {}).items():
+        yield f"provider {name}", trouble(state) if state.startswith(("open", "half")) else state
+    for alert in worker["alerts"]:
+        yield "ALERT", trouble(f"{alert['alert']}: {alert['todo']}")
 
 
 def _stats(stats: Body) -> Facts:
@@ -165,7 +159,7 @@ def _reconciled(seen: Body) -> Facts:
 _TOLD: Final[dict[str, Callable[[Any], Facts]]] = {
     "mode": _mode,
     "ready": _ready,
-    "worker": _worker_facts,
+    "worker": _worker,
     "reconciliation": _reconciled,
     "running": _running,
     "queued": _queued,

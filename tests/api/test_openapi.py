@@ -78,7 +78,7 @@ def test_every_route_behind_a_token_asks_for_one_and_documents_its_refusals(docu
         guarded += 1
         assert operation["security"] == [{"HTTPBearer": []}]
         assert statuses >= TOKEN_STATUSES, (method, path)
-    assert guarded == 24
+    assert guarded == 25
     assert "HTTPValidationError" not in document["components"]["schemas"]
 
 
@@ -260,6 +260,7 @@ async def test_what_the_main_routes_answer_is_what_the_document_says(proxied: Ap
         await proxied.http.post("/v1/allocate?" + "x" * 5_000, headers=TRACK),
         await proxied.admin("/stats"),
         await proxied.admin("/reconciliation"),
+        await proxied.admin("/worker"),
         await proxied.admin("/sandboxes", limit=0),
         await proxied.admin("/sandboxes", cursor="x"),
         *await about_jobs(proxied),

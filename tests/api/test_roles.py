@@ -19,6 +19,7 @@ ROUTES = {
     ("GET", "/v1/admin/sandboxes"): VIEWERS,
     ("GET", "/v1/admin/stats"): VIEWERS,
     ("GET", "/v1/admin/reconciliation"): VIEWERS,
+    ("GET", "/v1/admin/worker"): VIEWERS,
     ("POST", "/v1/admin/sync"): OPERATORS,
     ("POST", "/v1/admin/cleanup"): OPERATORS,
     ("POST", "/v1/admin/bulk-delete"): OPERATORS,

@@ -2,6 +2,7 @@
 
 import re
 import time
+from typing import Any
 
 import pytest
 
@@ -9,6 +10,7 @@ from broker.job import JobState
 from broker.policy import Explained, Suspicion
 from broker.sandbox import State
 from broker.store.gauges import PoolGauges
+from broker.store.reports import WorkerReport
 from broker.store.sync_state import SyncState
 from local.store_proxy import StoreProxy
 from tests.api.service import Api
@@ -40,15 +42,20 @@ async def reconciled(api: Api, **changes: object) -> None:
         )
 
 
-async def counted_by_the_worker(api: Api, ago_s: int) -> None:
-    snapshot = PoolGauges(at=int(time.time()) - ago_s, states=dict.fromkeys(State, 0), missing=0)
-    await api.core.gauges.write("acme", snapshot)
+async def a_worker_reported(api: Api, ago_s: int, **changes: Any) -> None:
+    """One leads and has counted the pool; that is so long ago."""
+    at = int(time.time()) - ago_s
+    await api.core.gauges.write("acme", PoolGauges(at=at, states=dict.fromkeys(State, 0)))
+    facts: dict[str, Any] = {"provider": {"list": "closed"}, "alerts": {}} | changes
+    await api.core.leader.take(None, scope="acme", holder="host/1", now=at)
+    report = WorkerReport(at=at, holder="host/1", fence=1, version="1", **facts)
+    await api.core.reports.write("acme", report)
 
 
 async def test_the_screen_of_a_broker_that_is_well(shell: Shell, api: Api) -> None:
     await api.fill(3)
     await reconciled(api)
-    await counted_by_the_worker(api, 20)
+    await a_worker_reported(api, 20)
 
     seen = await shell.run("status")
 
@@ -56,7 +63,9 @@ async def test_the_screen_of_a_broker_that_is_well(shell: Shell, api: Api) -> No
     assert (seen.code, seen.err) == (0, "")
     assert told["mode"] == "open"
     assert told["API"] == "ready (store ok)"
-    assert re.fullmatch(r"counted the pool \d+s ago", told["worker"])
+    assert re.fullmatch(r"host/1 leads, heard 2\ds ago, counted the pool 2\ds ago", told["worker"])
+    assert told["provider list"] == "closed"
+    assert "ALERT" not in told
     assert re.fullmatch(
         r"2m\d\ds ago, 203 accounts, 0 unexplained\. Believed; 0 of 200 expected were missing\.", told["last sync"]
     )
@@ -79,7 +88,8 @@ async def test_the_screen_of_a_broker_that_is_not_well_says_what_to_do(shell: Sh
     await reconciled(
         api, missing=120, suspicion=doubt, accounts={Explained.UNKNOWN: 2}, unexplained={"1: x": NOW, "2: y": NOW}
     )
-    await counted_by_the_worker(api, 3965)
+    alerts = {"DeletionStuck": "see last_error"}
+    await a_worker_reported(api, 3965, provider={"delete": "open, probe in 9 s"}, alerts=alerts)
 
     seen = await shell.run("status")
 
@@ -88,7 +98,9 @@ async def test_the_screen_of_a_broker_that_is_not_well_says_what_to_do(shell: Sh
     assert (
         "maintenance by bootstrap-admin: INC-4711. Back: sandbox-broker mode open --reason '...'" in told["mode"]
     )
-    assert told["worker"] == "NO LEADER? The pool was last counted 1h06m ago. See each worker's /readyz"
+    assert told["worker"].startswith("NO LEADER: host/1 led, not heard for 1h06m, and no standby took over.")
+    assert told["provider delete"] == "open, probe in 9 s"
+    assert told["ALERT"] == "DeletionStuck: see last_error"
     assert "2 unexplained. NOT believed for 10m" in told["last sync"]
     assert "120 of 200 expected were missing, 2 time(s) in a row" in told["last sync"]
     assert told["last sync"].endswith("sandbox-broker sync --confirm --reason '...'. sandbox-broker reconcile")
@@ -101,7 +113,7 @@ async def test_the_screen_of_a_broker_that_is_not_well_says_what_to_do(shell: Sh
 async def test_a_broker_without_a_worker_says_so(shell: Shell) -> None:
     told = facts(await shell.run("status"))
 
-    assert told["worker"] == "has never counted the pool: is one running?"
+    assert told["worker"] == "NO LEADER: none runs, or none reaches the store. Never counted the pool"
     assert told["last sync"] == "none has read a listing yet"
 
 

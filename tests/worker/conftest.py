@@ -83,10 +83,13 @@ async def a_worker(
     core: Broker, provider: Provider, clock: Callable[[], float], **more: Any
 ) -> AsyncIterator[Worker]:
     """A worker that leads. Two of them both do: each in an election of its own, as no two ever should."""
-    monotonic = more.pop("monotonic", time.monotonic)
+    monotonic, scope = more.pop("monotonic", time.monotonic), more.pop("scope", None)
     values = {"CSP_BASE_URL": provider.url, "CSP_PAGE_SIZE": "4", "CSP_DELETES_PER_SEC": "1000"}
     settings = worker_settings(**(values | more))
-    async with open_provider(settings, core.metrics, clock=monotonic) as door, a_leader(core) as leadership:
+    async with (
+        open_provider(settings, core.metrics, clock=monotonic) as door,
+        a_leader(core, scope=scope) as leadership,
+    ):
         yield Worker(settings, core, door, leadership, clock=clock, monotonic=monotonic)
 
 
@@ -96,9 +99,10 @@ def worker_settings(**more: Any) -> WorkerSettings:
 
 
 @asynccontextmanager
-async def a_leader(core: Broker) -> AsyncIterator[Leadership]:
-    scope = f"test-{next(_scopes)}"
-    leadership = Leadership(core.leader, core.metrics, scope=scope, holder="test", lease_s=60)
+async def a_leader(core: Broker, *, scope: str | None = None, holder: str = "test") -> AsyncIterator[Leadership]:
+    """One that leads: in an election of its own, unless a scope is given."""
+    scope = scope or f"test-{next(_scopes)}"
+    leadership = Leadership(core.leader, core.metrics, scope=scope, holder=holder, lease_s=60)
     await leadership.stand_by()
     keeping = asyncio.create_task(leadership.keep())
     yield leadership
