@@ -8,11 +8,11 @@ import pytest
 
 from broker.errors import NoSandboxAvailable, StoreThrottled, StoreUnavailable, WrongState
 from broker.operations import MAX_TRIES
-from broker.sandbox import Sandbox, State
+from broker.sandbox import EndedBy, Sandbox, State
 from broker.store.events import Cause
 from broker.wiring import Broker
 from local.store_proxy import StoreProxy
-from tests.allocation.students import allocate, attempt, codes, fill, winners
+from tests.allocation.students import allocate, attempt, codes, fill, release, winners
 from tests.audit import audit
 from tests.builders import NOW, TEST_CAUSE, a_sandbox
 from tests.conftest import a_broker
@@ -80,6 +80,61 @@ async def test_a_student_and_a_quarantine_at_once_end_in_one_of_both(core: Broke
     given = len(winners([student]))
     assert isinstance(operator, WrongState if given else Sandbox)
     assert await audit(core) == ({"allocated": 1} if given else {"quarantined": 1})
+
+
+async def test_the_student_who_comes_between_an_operators_look_and_write_keeps_it(
+    core: Broker, other: Broker, proxy: StoreProxy
+) -> None:
+    await fill(core, 1)
+    given: list[str] = []
+
+    async def student(_: dict[str, Any]) -> None:
+        if not given:
+            given.append((await allocate(other, "student-1")).sandbox_id)
+
+    with proxy.before("TransactWriteItems", student), pytest.raises(WrongState):
+        await core.operations.quarantine("acme", ID, cause=WHY)
+
+    assert given == [ID]
+    assert (await stored(core)).holder == "student-1"
+    assert await audit(core) == {"allocated": 1}
+
+
+async def test_the_quarantine_that_comes_between_a_students_look_and_write_stands(
+    core: Broker, other: Broker, proxy: StoreProxy
+) -> None:
+    await fill(core, 1)
+    done: list[Sandbox] = []
+
+    async def operator(_: dict[str, Any]) -> None:
+        if not done:
+            done.append(await other.operations.quarantine("acme", ID, cause=WHY))
+
+    with proxy.before("TransactWriteItems", operator), pytest.raises(NoSandboxAvailable):
+        await allocate(core, "student-1")
+
+    assert await stored(core) == done[0]
+    assert await audit(core) == {"quarantined": 1}
+
+
+async def test_the_release_that_comes_between_a_forced_ones_look_and_write_stands(
+    core: Broker, other: Broker, proxy: StoreProxy
+) -> None:
+    """Else the next holder's claim would be ended for the one before."""
+    await fill(core, 1)
+    await allocate(core, "student-1")
+    released: list[str] = []
+
+    async def student(_: dict[str, Any]) -> None:
+        if not released:
+            released.append(ID)
+            await release(other, ID, "student-1")
+
+    with proxy.before("TransactWriteItems", student), pytest.raises(WrongState):
+        await core.operations.force_release("acme", ID, cause=WHY)
+
+    assert (await stored(core)).ended_by is EndedBy.RELEASE
+    assert await audit(core) == {"pending_deletion": 1}
 
 
 async def test_two_operators_at_once_do_it_once_and_both_get_the_answer(core: Broker, other: Broker) -> None:
