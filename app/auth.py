@@ -10,7 +10,7 @@ from typing import Annotated
 from fastapi import Depends, Request
 from fastapi.security import HTTPBearer
 
-from broker.errors import RoleMissing, Unauthenticated
+from broker.errors import PlatformOnly, RoleMissing, Unauthenticated
 
 
 class Role(StrEnum):
@@ -31,11 +31,15 @@ IMPLIED: dict[Role, frozenset[Role]] = {
 
 @dataclass(frozen=True, slots=True)
 class Credential:
-    """A known caller. `name` is for logs, limits and audit; it is no secret."""
+    """A known caller. `name` is for logs, limits and audit; it is no secret.
+
+    `platform`: of the default tenant, whose operators and admins run the installation for all others.
+    """
 
     name: str
     tenant: str
     role: Role
+    platform: bool = False
 
 
 class Authenticator:
@@ -60,12 +64,13 @@ class Authenticator:
 bearer = HTTPBearer(auto_error=False, description="BROKER_API_TOKEN for tracks, BROKER_ADMIN_TOKEN for /v1/admin.")
 
 
-def require(role: Role) -> Callable[..., Awaitable[Credential]]:
-    """A dependency: the caller's credential, where it has the role.
+def require(role: Role, *, platform: bool = False) -> Callable[..., Awaitable[Credential]]:
+    """A dependency: the caller's credential, where it has the role; `platform`: in the default tenant.
 
     Raises:
         Unauthenticated: no token, or an unknown one.
         RoleMissing: a token of another role.
+        PlatformOnly: of that role, in another tenant.
     """
 
     async def caller(request: Request, _: Annotated[object, Depends(bearer)]) -> Credential:
@@ -74,6 +79,8 @@ def require(role: Role) -> Callable[..., Awaitable[Credential]]:
             raise Unauthenticated
         if role not in IMPLIED[credential.role]:
             raise RoleMissing(needed=role, held=credential.role)
+        if platform and not credential.platform:
+            raise PlatformOnly
         return credential
 
     return caller

@@ -143,6 +143,9 @@ async def json_or_nothing(request: Request, _: TrackCaller) -> None:
 
 ViewerCaller = Annotated[Credential, Depends(require(Role.VIEWER))]
 OperatorCaller = Annotated[Credential, Depends(require(Role.OPERATOR))]
+AdminCaller = Annotated[Credential, Depends(require(Role.ADMIN))]
+PlatformOperator = Annotated[Credential, Depends(require(Role.OPERATOR, platform=True))]
+PlatformAdmin = Annotated[Credential, Depends(require(Role.ADMIN, platform=True))]
 Body = TypeVar("Body", bound=BaseModel)
 
 

@@ -107,7 +107,7 @@ def _add_middleware(app: FastAPI, settings: ApiSettings, metrics: Metrics) -> No
     )
     tokens = [
         (settings.api_token, Credential("bootstrap-track", settings.tenant, Role.TRACK)),
-        (settings.admin_token, Credential("bootstrap-admin", settings.tenant, Role.ADMIN)),
+        (settings.admin_token, Credential("bootstrap-admin", settings.tenant, Role.ADMIN, platform=True)),
     ]
     authenticator = Authenticator((secret.get_secret_value(), credential) for secret, credential in tokens)
     app.add_middleware(Deadlines, timeout_s=settings.request_timeout_s)

@@ -70,6 +70,29 @@ class RateLimited(BrokerError):
         )
 
 
+class PlatformOnly(BrokerError):
+    """What concerns all tenants is for the default tenant's people."""
+
+    code = "FORBIDDEN"
+
+    def __init__(self) -> None:
+        super().__init__("This concerns every tenant: it is for operators and admins of the default tenant.")
+
+
+class TenantNotFound(BrokerError):
+    code = "TENANT_NOT_FOUND"
+
+    def __init__(self) -> None:
+        super().__init__("No such tenant.")
+
+
+class TenantExists(BrokerError):
+    code = "TENANT_EXISTS"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"There is a tenant named '{name}' already.", details={"tenant": name})
+
+
 class NoSandboxAvailable(BrokerError):
     code = "NO_SANDBOXES_AVAILABLE"
 

@@ -38,6 +38,7 @@ class Broker:
 
     metrics: Metrics
     client: StoreClient
+    events: Events
     tenants: Tenants
     modes: Modes
     claims: Claims
@@ -112,15 +113,16 @@ def build(
 ) -> Broker:
     """The core over one client; no call is made."""
     known = Known(client, monotonic=monotonic)
-    tenants = Tenants(client, known, default_shards=settings.shards)
-    claims = Claims(client)
     events = Events(client)
+    tenants = Tenants(client, known, events, default_shards=settings.shards)
+    claims = Claims(client)
     modes = Modes(client, known, tenants, events, metrics)
     sandboxes = Sandboxes(client, tenants, claims, events)
     candidates = Candidates(sandboxes, tenants, metrics, process_id=secrets.token_hex(8), monotonic=monotonic)
     return Broker(
         metrics=metrics,
         client=client,
+        events=events,
         tenants=tenants,
         modes=modes,
         claims=claims,

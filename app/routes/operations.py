@@ -10,6 +10,7 @@ from app.auth import Credential
 from app.deps import (
     Core,
     OperatorCaller,
+    PlatformOperator,
     SandboxId,
     ViewerCaller,
     body_of,
@@ -128,9 +129,12 @@ async def show_mode(caller: ViewerCaller, core: Core) -> ModeOut:
     openapi_extra=takes(ModeIn, example={"mode": "drained", "reason": "INC-4711: the provider lost its network"}),
 )
 async def set_mode(
-    request: Request, caller: OperatorCaller, wanted: Annotated[ModeIn, body_of(ModeIn)], core: Core
+    request: Request, caller: PlatformOperator, wanted: Annotated[ModeIn, body_of(ModeIn)], core: Core
 ) -> ModeOut:
-    """Open, drain or pause the whole broker, all tenants. What is held stays held and can be released."""
+    """Open, drain or pause the whole broker, all tenants: for the default tenant's operators.
+
+    What is held stays held and can be released.
+    """
     note(request, "set_mode", mode=wanted.mode, reason=wanted.reason)
     cause = cause_of(request, caller, "set_mode", reason=wanted.reason)
     mode = await core.broker.operations.set_mode(caller.tenant, ModeName(wanted.mode), cause=cause)

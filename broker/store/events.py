@@ -55,11 +55,25 @@ class Events:
         }
         return self._put(event_id, cause, facts, tenant=after.tenant, now=now, shards=shards)
 
-    def of_mode(
-        self, cause: Cause, *, before: str, after: str, version: int, tenant: str, now: float, shards: int
+    def note(
+        self,
+        cause: Cause,
+        *,
+        subject: str,
+        before: str | None,
+        after: str | None,
+        version: int,
+        tenant: str,
+        now: float,
+        shards: int,
     ) -> dict[str, Any]:
-        """The transaction item that records a change of the broker's mode, among the events of who made it."""
-        facts: dict[str, str | int | None] = {"before": before, "after": after, "version": version}
+        """The transaction item that records a change of something else than a sandbox: of `subject`."""
+        facts: dict[str, str | int | None] = {
+            "subject": subject,
+            "before": before,
+            "after": after,
+            "version": version,
+        }
         return self._put(self._next_id(now), cause, facts, tenant=tenant, now=now, shards=shards)
 
     def _next_id(self, now: float) -> str:

@@ -107,8 +107,9 @@ class Modes:
         seen = {":version": table.encode_value(before.version)} if before.version else None
         await self._client.transact(
             self._client.update(table.mode_key(), change, condition, seen),
-            self._events.of_mode(
+            self._events.note(
                 cause,
+                subject="mode",
                 before=before.name,
                 after=after.name,
                 version=after.version,

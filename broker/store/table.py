@@ -81,6 +81,11 @@ def tenant_key(tenant: str) -> Item:
     return primary(key("TEN", tenant))
 
 
+def tenants_partition() -> str:
+    """All tenants, beside the partitions of each: those have more parts."""
+    return key("tenants")
+
+
 def gauges_key(tenant: str) -> Item:
     return primary(key("GAU", tenant))
 

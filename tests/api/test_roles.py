@@ -10,7 +10,7 @@ from app.auth import IMPLIED, Authenticator, Credential, Role
 from app.limits import RateLimitMiddleware
 from tests.api.service import ADMIN, ADMIN_TOKEN, API_TOKEN, TRACK, Api, an_api, refusal
 
-PUBLIC, TRACKS, VIEWERS, OPERATORS = "public", "tracks", "viewers", "operators"
+PUBLIC, TRACKS, VIEWERS, OPERATORS, PLATFORM = "public", "tracks", "viewers", "operators", "platform operators"
 
 ROUTES = {
     ("POST", "/v1/allocate"): TRACKS,
@@ -37,7 +37,7 @@ ROUTES = {
     ("POST", "/v1/admin/sandboxes/{sandbox_id}/retry"): OPERATORS,
     ("POST", "/v1/admin/sandboxes/{sandbox_id}/abandon"): OPERATORS,
     ("GET", "/v1/admin/mode"): VIEWERS,
-    ("POST", "/v1/admin/mode"): OPERATORS,
+    ("POST", "/v1/admin/mode"): PLATFORM,
     ("GET", "/healthz"): PUBLIC,
     ("GET", "/readyz"): PUBLIC,
     ("GET", "/metrics"): PUBLIC,
@@ -49,6 +49,7 @@ ROUTES = {
     ("GET", "/v1/docs/{name}"): PUBLIC,
 }
 VIEWER_TOKEN, OPERATOR_TOKEN = "viewer-" + "v" * 30, "operator-" + "o" * 30
+PLATFORM_TOKEN = "platform-" + "p" * 30
 CALLERS = {
     "nobody": {},
     "a stranger": {"Authorization": "Bearer " + "x" * 40},
@@ -56,6 +57,7 @@ CALLERS = {
     "viewer": {"Authorization": f"Bearer {VIEWER_TOKEN}"},
     "operator": {"Authorization": f"Bearer {OPERATOR_TOKEN}"},
     "admin": ADMIN,
+    "platform operator": {"Authorization": f"Bearer {PLATFORM_TOKEN}"},
 }
 FILLED = {"sandbox_id": "2009001", "name": "swagger-ui.css", "job_id": "1760000000000-aa", "move": "retry"}
 UNAUTHENTICATED, FORBIDDEN = (401, "UNAUTHENTICATED"), (403, "FORBIDDEN")
@@ -72,6 +74,13 @@ REFUSALS = {
     ("viewer", OPERATORS): FORBIDDEN,
     ("operator", TRACKS): FORBIDDEN,
     ("admin", TRACKS): FORBIDDEN,
+    ("platform operator", TRACKS): FORBIDDEN,
+    ("nobody", PLATFORM): UNAUTHENTICATED,
+    ("a stranger", PLATFORM): UNAUTHENTICATED,
+    ("track", PLATFORM): FORBIDDEN,
+    ("viewer", PLATFORM): FORBIDDEN,
+    ("operator", PLATFORM): FORBIDDEN,
+    ("admin", PLATFORM): FORBIDDEN,
 }
 
 
@@ -83,6 +92,7 @@ async def api(ministack: str, table_name: str) -> AsyncIterator[Api]:
         (VIEWER_TOKEN, Credential("viewer", "acme", Role.VIEWER)),
         (OPERATOR_TOKEN, Credential("operator", "acme", Role.OPERATOR)),
         (ADMIN_TOKEN, Credential("admin", "acme", Role.ADMIN)),
+        (PLATFORM_TOKEN, Credential("platform", "acme", Role.OPERATOR, platform=True)),
     ]
     async with an_api(ministack, table_name) as running:
         (limits,) = (m for m in running.app.user_middleware if m.cls is RateLimitMiddleware)

@@ -1,0 +1,86 @@
+"""A tenant: whose sandboxes these are, from which provider they come, and how much of them it may hold. Pure."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import Self
+
+
+class TenantState(StrEnum):
+    ACTIVE = "active"
+    DRAINED = "drained"  # hands out nothing new; releases, syncs and deletions go on
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What a tenant may. None is the installation's default: no quota, the lab's duration, its extension."""
+
+    max_live: int | None = None  # allocations at once
+    lease_s: int | None = None  # of an allocation
+    max_extension_s: int | None = None  # beyond that, by extending
+    requests: str | None = None  # all of its credentials together, in one process: "500/10 seconds"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Provider:
+    """Where its sandboxes come from. `secret` names the token in Secrets Manager: it is never kept here."""
+
+    base_url: str
+    secret: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drain:
+    """Nothing new is handed out of this pool."""
+
+    reason: str
+    by: str
+    at: int  # Unix seconds, UTC
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tenant:
+    """As its item says. A pool is what begins with a prefix; the prefix "" is all of the tenant's."""
+
+    name: str
+    version: int = 0  # +1 per change; every change is conditional on it
+    created_at: int = 0
+    limits: Limits = field(default_factory=Limits)
+    provider: Provider | None = None  # None: the installation's own, from the environment
+    prefixes: tuple[str, ...] = ()  # of the provider's accounts those whose name begins so; none: all
+    drained: Mapping[str, Drain] = field(default_factory=dict)  # by the pool's prefix
+
+    @property
+    def state(self) -> TenantState:
+        return TenantState.DRAINED if "" in self.drained else TenantState.ACTIVE
+
+    def owns(self, account_name: str) -> bool:
+        """Whether an account of this name is one of its pool."""
+        return not self.prefixes or account_name.startswith(self.prefixes)
+
+    def drain_of(self, name: str) -> tuple[str, Drain] | None:
+        """The drained pool, the widest one, that a sandbox of this name, or every one that begins so, is in."""
+        within = [(prefix, drain) for prefix, drain in self.drained.items() if name.startswith(prefix)]
+        return min(within, key=lambda found: len(found[0]), default=None)
+
+    def created(self, *, now: int) -> Self:
+        return self._changed(created_at=now)
+
+    def drain(self, prefix: str, drain: Drain) -> Self:
+        """Hand out nothing more of a pool."""
+        return self._changed(drained={**self.drained, prefix: drain})
+
+    def open(self, prefix: str) -> Self:
+        """Hand out of a pool again. A pool within one that stays drained stays closed."""
+        return self._changed(drained={p: drain for p, drain in self.drained.items() if p != prefix})
+
+    def limited(self, **limits: int | str | None) -> Self:
+        """Other limits; those that are not named stay."""
+        return self._changed(limits=replace(self.limits, **limits))  # type: ignore[arg-type]
+
+    def supplied(self, *, provider: Provider | None, prefixes: tuple[str, ...]) -> Self:
+        """Sandboxes from elsewhere: what it has stays, and goes stale where it is listed no more."""
+        return self._changed(provider=provider, prefixes=prefixes)
+
+    def _changed(self, **changes: object) -> Self:
+        return replace(self, version=self.version + 1, **changes)  # type: ignore[arg-type]
