@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -174,6 +175,34 @@ async def test_a_deletion_whose_lease_is_renewed_is_nobody_elses_however_long_it
             assert not outcome["started"]
 
     assert await provider.deletions() == []
+
+
+async def test_a_deletion_that_takes_longer_than_its_lease_is_kept_by_its_beats(
+    core: Broker, stored: Fetch, clock: Clock
+) -> None:
+    """Another worker looks at the queue all the while: it sees a lease that moves."""
+    async with (
+        a_provider(delete_latency_s=4) as provider,
+        a_worker(core, provider, clock, CLEANUP_LEASE_SEC="1") as worker,
+        a_worker(core, provider, clock, CLEANUP_LEASE_SEC="1") as other,
+    ):
+        sandbox_id = await a_released_sandbox(worker, core)
+        sweeping = asyncio.create_task(worker.cleaner.sweep(RUN))
+
+        async def leased() -> bool:
+            return (await stored(sandbox_id)).lease_token is not None
+
+        await until(leased)
+        started: Counter[str] = Counter()
+        while not sweeping.done():
+            started += await other.cleaner.tick(RUN)
+            await asyncio.sleep(0.1)
+        outcome = await sweeping
+        asked = await provider.deletions()
+
+    assert (outcome, started) == ({"deleted": 1}, Counter())
+    assert len(asked) == 1
+    assert (await stored(sandbox_id)).attempt == 1
 
 
 async def test_a_worker_that_died_after_the_providers_yes_harms_nothing(
@@ -434,6 +463,30 @@ async def test_a_conflict_on_the_outcome_is_no_lost_lease(
     assert (row.state, row.attempt) == (State.DELETED, 1)
 
 
+async def test_a_beat_of_its_own_that_lands_before_the_outcome_costs_no_deletion(
+    provider: Provider, clock: Clock, proxy: StoreProxy, table_name: str
+) -> None:
+    """The outcome was decided from the version before the beat: it is written from the one after it."""
+    async with a_broker(proxy.url, table_name, clock=clock) as core, a_worker(core, provider, clock) as worker:
+        sandbox_id = await a_released_sandbox(worker, core)
+        beaten: list[int] = []
+
+        async def beat(_: dict[str, Any]) -> None:
+            held = await core.sandboxes.get("acme", sandbox_id)
+            if held is not None and held.lease_token is not None and not beaten:
+                beaten.append(held.version)
+                await core.sandboxes.touch(held, held.renew_lease(now=int(clock.now), lease_s=30))
+
+        with proxy.before("TransactWriteItems", beat):
+            outcome = await worker.cleaner.sweep(RUN)
+
+        row = await core.sandboxes.get("acme", sandbox_id)
+    assert beaten
+    assert outcome == {"deleted": 1}
+    assert row is not None
+    assert (row.state, row.attempt) == (State.DELETED, 1)
+
+
 @pytest.mark.parametrize("lost", [1, 2, 3])
 async def test_a_lost_answer_neither_strands_nor_repeats_a_deletion(
     provider: Provider, clock: Clock, proxy: StoreProxy, table_name: str, lost: int
@@ -443,9 +496,10 @@ async def test_a_lost_answer_neither_strands_nor_repeats_a_deletion(
         sandbox_id = await a_released_sandbox(worker, core)
         proxy.faults.change({"lose_answer_next": lost, "lose_answer_ops": ["TransactWriteItems"]})
 
-        await worker.cleaner.sweep(RUN)
+        outcome = await worker.cleaner.sweep(RUN)
 
         row = await core.sandboxes.get("acme", sandbox_id)
+    assert outcome == {"deleted": 1}
     assert row is not None
     assert (row.state, row.attempt) == (State.DELETED, 1)
     assert len(await provider.deletions()) == 1

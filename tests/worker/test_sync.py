@@ -105,14 +105,18 @@ async def test_an_allocated_sandbox_that_vanishes_is_told_and_stays_allocated(
     held = await allocate(core, "student-1")
     await provider.faults(hidden_accounts=[int(held.sandbox_id)])
 
-    first, second = await worker.sync(RUN), await worker.sync(RUN)
+    began_at, first = int(clock.now), await worker.sync(RUN)
+    missed = await stored(held.sandbox_id)
+    clock.now += HOUR
+    second = await worker.sync(RUN)
     row = await stored(held.sandbox_id)
     snapshot = await core.gauges.read("acme")
     await provider.faults(hidden_accounts=[])
     await worker.sync(RUN)
 
-    assert (first["missing"], second["missing"]) == (1, 0)
-    assert (row.state, row.missing_since) == (State.ALLOCATED, int(clock.now))
+    assert (first["missing"], positive(second)) == (1, {"unchanged": 9})
+    assert (row.state, row.missing_since) == (State.ALLOCATED, began_at)
+    assert row == missed, "what is missing still is not written again"
     assert snapshot is not None
     assert snapshot.missing == 1
     assert (await stored(held.sandbox_id)).missing_since is None

@@ -195,6 +195,21 @@ async def test_an_account_that_is_listed_with_broken_facts_is_not_missing(
     assert (await audit(core))["stale"] == 0
 
 
+async def test_an_entry_that_says_which_sandbox_it_is_keeps_that_one_and_nobody_else(
+    core: Broker, clock: Clock
+) -> None:
+    """Its name is broken, its id is not: it is there. What is truly gone beside it is still taken for gone."""
+    liar = Liar()
+    async with a_worker_of(liar, core, clock) as worker:
+        liar.entries = [an_entry(n, f"identity/accounts/{n}") for n in range(1, 6)]
+        await worker.sync(RUN)
+        liar.entries = [an_entry(1, "identity/accounts/1", name=""), *liar.entries[1:4]]
+        outcome = await worker.sync(RUN)
+
+    assert (outcome["invalid"], outcome["stale"]) == (1, 1)
+    assert await audit(core) == {"available": 4, "stale": 1}
+
+
 async def test_what_stays_unexplained_is_named_and_its_age_counts_on(core: Broker, clock: Clock) -> None:
     liar = Liar()
     async with a_worker_of(liar, core, clock) as worker:
