@@ -31,6 +31,7 @@ STATUS: dict[type[BrokerError], int] = {
     errors.JobWrongState: 409,
     errors.JobFailed: 409,
     errors.NoSandboxAvailable: 409,
+    errors.QuotaExceeded: 409,
     errors.IdempotencyKeyReused: 409,
     errors.HolderLimitReached: 409,
     errors.WrongState: 409,
@@ -41,6 +42,7 @@ STATUS: dict[type[BrokerError], int] = {
     errors.StoreThrottled: 503,
     errors.StoreUnavailable: 503,
     errors.BrokerDrained: 503,
+    errors.PoolDrained: 503,
     errors.DeadlineExceeded: 503,
     errors.NotReady: 503,
 }

@@ -8,6 +8,9 @@ Why one student can never hold two: the same transaction puts the student's clai
 none. A second attempt, on whatever process, is refused by the claim, and the refusal carries the claim
 itself: that is the replay.
 
+Why a tenant can never hold more than it may: the same transaction fills one of the tenant's slots, only
+if it is empty, and there are as many slots as it may hold sandboxes (see broker/quota.py).
+
 Everything else here is about speed (candidates) and honesty (never "none left" by guess, never an
 outage sold as an empty pool).
 """
@@ -30,17 +33,23 @@ from broker.errors import (
     HolderLimitReached,
     IdempotencyKeyReused,
     NoSandboxAvailable,
+    PoolDrained,
+    QuotaExceeded,
     StoreThrottled,
     StoreUnavailable,
 )
+from broker.lent import Lent
 from broker.metrics import Metrics
-from broker.sandbox import Sandbox, State
+from broker.pool import Pool
+from broker.quota import Quota
+from broker.sandbox import Sandbox
 from broker.store.claims import Claim, Claims, claim_from
 from broker.store.client import TransactionRefused
 from broker.store.events import Cause
 from broker.store.modes import Modes
 from broker.store.sandboxes import Sandboxes
-from broker.store.table import sandbox_from
+from broker.store.tenants import Tenants
+from broker.tenant import Tenant
 
 MAX_TRANSACTIONS: Final = 8
 """Per request. Past it the answer is 503: contention is never sold as an empty pool."""
@@ -99,6 +108,8 @@ class Allocator:
         sandboxes: Sandboxes,
         claims: Claims,
         candidates: Candidates,
+        tenants: Tenants,
+        quota: Quota,
         modes: Modes,
         metrics: Metrics,
         *,
@@ -110,6 +121,8 @@ class Allocator:
         self._sandboxes = sandboxes
         self._claims = claims
         self._candidates = candidates
+        self._tenants = tenants
+        self._quota = quota
         self._modes = modes
         self._metrics = metrics
         self._lease_s = lease_s
@@ -123,7 +136,8 @@ class Allocator:
 
         Raises:
             NoSandboxAvailable: proved, with one consistent look at the caller's own claim.
-            BrokerDrained: operators stopped it; whoever holds a sandbox gets it all the same.
+            QuotaExceeded: proved likewise: the tenant holds as many as it may.
+            BrokerDrained, PoolDrained: operators stopped it; whoever holds a sandbox gets it all the same.
             IdempotencyKeyReused, AllocationEnded, HolderLimitReached: see DESIGN's table of claim cases.
             AllocationInProgress, StoreThrottled, StoreUnavailable: repeat; a repeat never gets a second one.
         """
@@ -169,9 +183,14 @@ class Allocator:
                 if not mode.allocates:
                     drained = BrokerDrained(mode.name, reason=mode.reason or "")
                     return await self._held_or_refuse(tenant, wish, drained), False
+                present = await self._tenants.get(tenant)
+                if closed := present.drain_of(wish.prefix):
+                    refusal = PoolDrained(closed[0], reason=closed[1].reason)
+                    return await self._held_or_refuse(tenant, wish, refusal), False
                 if wish.key is not None and (held := await self._held_by_key(tenant, wish)):
                     return held, False
-                return await self._claim_one(tenant, wish, cause)
+                pool = Pool.of(wish.prefix, present.drained)
+                return await self._claim_one(present, pool, wish, cause)
         except TimeoutError:
             raise AllocationInProgress from None
 
@@ -186,42 +205,48 @@ class Allocator:
             raise HolderLimitReached(self._max_per_holder)
         return None
 
-    async def _claim_one(self, tenant: str, wish: Wish, cause: Cause) -> tuple[Claim, bool]:
+    async def _claim_one(self, tenant: Tenant, pool: Pool, wish: Wish, cause: Cause) -> tuple[Claim, bool]:
         """Try candidates until a transaction answers. Returns the claim, and whether it was made just now."""
         attempt_id = secrets.token_hex(8)
-        lent: Sandbox | None = None
+        lent = Lent(tenant.name, pool, self._candidates, self._quota)
         troubles = 0
         try:
             for _ in range(MAX_TRANSACTIONS):
-                lent = lent or await self._take(tenant, wish)
-                if lent is None:
-                    none_left = NoSandboxAvailable(wish.prefix, retry_after_s=EMPTY_RETRY_AFTER_S)
-                    return await self._held_or_refuse(tenant, wish, none_left), False
-                answer = await self._transact(lent, wish, cause, attempt_id)
+                if (limit := tenant.limits.max_live) is not None and lent.slot is None:
+                    lent.slot = await self._quota.take(tenant.name, limit)
+                    if lent.slot is None:
+                        lent.unused()
+                        return await self._held_or_refuse(tenant.name, wish, QuotaExceeded(limit)), False
+                lent.sandbox = lent.sandbox or await self._take(tenant.name, pool, wish)
+                if lent.sandbox is None:
+                    lent.unused()
+                    none_left = NoSandboxAvailable(
+                        wish.prefix, retry_after_s=EMPTY_RETRY_AFTER_S, drained=pool.without
+                    )
+                    return await self._held_or_refuse(tenant.name, wish, none_left), False
+                answer = await self._transact(lent.sandbox, lent.slot, tenant, wish, cause, attempt_id)
                 if isinstance(answer, Claim):
-                    self._candidates.took(lent, wish.prefix)
-                    lent = None
+                    lent.took()
                     return answer, True
                 claim = _blocking(answer)
                 if claim is None and _is_open(answer):
                     troubles += 1
-                    claim = await self._look(tenant, wish, trouble=answer)
+                    claim = await self._look(tenant.name, wish, trouble=answer)
                     if claim is None and troubles <= MAX_TROUBLES:
                         continue  # the same once more: had the lost answer been a yes, its claim will say so
-                lent = self._learn(lent, answer, wish.prefix)
+                lent.learn(answer)
                 if claim is not None:
                     return _replay(claim, wish), claim.attempt_id == attempt_id
                 if troubles > MAX_TROUBLES:
                     raise _failure(answer) or AllocationInProgress
             raise AllocationInProgress
         finally:
-            if lent is not None:  # cut short: whose it is now is open
-                self._candidates.contested(lent, wish.prefix)
+            lent.cut_short()
 
-    async def _take(self, tenant: str, wish: Wish) -> Sandbox | None:
+    async def _take(self, tenant: str, pool: Pool, wish: Wish) -> Sandbox | None:
         """The next candidate. Where the index cannot be asked, whoever holds a sandbox is served all the same."""
         try:
-            return await self._candidates.take(tenant, wish.prefix)
+            return await self._candidates.take(tenant, pool)
         except BrokerError:
             if (claim := await self._claims.get(tenant, wish.holder, wish.key)) is None:
                 raise
@@ -230,12 +255,17 @@ class Allocator:
             return None  # which is looked into by reading the claim
 
     async def _transact(
-        self, candidate: Sandbox, wish: Wish, cause: Cause, attempt_id: str
+        self, candidate: Sandbox, slot: int | None, tenant: Tenant, wish: Wish, cause: Cause, attempt_id: str
     ) -> Claim | TransactionRefused | BrokerError:
         """The one write of an allocation: the claim if there is none, the sandbox if it is still as seen."""
         now = self._clock()
         after = candidate.allocate(
-            holder=wish.holder, claim_key=wish.key, track=wish.track, now=int(now), lease_s=self._lease_s
+            holder=wish.holder,
+            claim_key=wish.key,
+            track=wish.track,
+            now=int(now),
+            lease_s=tenant.limits.lease_s or self._lease_s,
+            slot=slot,
         )
         claim = Claim.on(after, wish=wish.digest(), attempt_id=attempt_id)
         try:
@@ -248,24 +278,6 @@ class Allocator:
             return error
         self._metrics.allocation_transactions.labels("won").inc()
         return claim
-
-    def _learn(self, candidate: Sandbox, answer: TransactionRefused | BrokerError, prefix: str) -> Sandbox | None:
-        """Give the sandbox back with what was learned of it, or keep it as it now is to try again."""
-        if not isinstance(answer, TransactionRefused):
-            self._candidates.contested(candidate, prefix)
-            return None
-        claim_slot, sandbox_slot, _ = answer.reasons
-        if sandbox_slot.condition_failed:
-            present = sandbox_from(sandbox_slot.item) if sandbox_slot.item else None
-            changed = present is not None and present.state is State.AVAILABLE
-            if present and changed and present.name.startswith(prefix) and not claim_slot.condition_failed:
-                return present
-            self._candidates.lost(candidate, prefix, version=present.version if present else 0)
-        elif claim_slot.condition_failed and sandbox_slot.code == "None":
-            self._candidates.unused(candidate, prefix)
-        else:
-            self._candidates.contested(candidate, prefix)
-        return None
 
     async def _look(self, tenant: str, wish: Wish, *, trouble: TransactionRefused | BrokerError) -> Claim | None:
         """After an open outcome: the claim, if one has come to be; waits a little for one on its way."""
@@ -322,4 +334,4 @@ def _kind(refused: TransactionRefused) -> str:
         return "store_throttled"
     slot = next(n for n, reason in enumerate(refused.reasons) if reason.code != "None")
     reason = "conflict" if refused.reasons[slot].conflict else "taken"
-    return f"{('claim', 'sandbox', 'event')[min(slot, 2)]}_{reason}"
+    return f"{('claim', 'sandbox', 'event', 'quota')[min(slot, 3)]}_{reason}"

@@ -16,6 +16,7 @@ from typing import Final
 
 from broker.errors import RateLimited
 from broker.metrics import Metrics
+from broker.pool import Pool, Span
 from broker.sandbox import Sandbox, State
 from broker.store.sandboxes import Sandboxes
 from broker.store.table import Item
@@ -38,20 +39,20 @@ NEW_PREFIXES_PER_S: Final = 100
 
 @dataclass(slots=True)
 class _Walk:
-    """One pass over every shard of a (tenant, prefix): where each shard's next page begins."""
+    """One pass over a (tenant, pool): where the next page of each shard and span of names begins."""
 
     began_at: float
-    left: dict[int, Item | None]  # shard -> start of its next page; a shard that ended is gone
+    left: dict[tuple[int, Span | None], Item | None]  # start of the next page; what has ended is gone
     found: int = 0
     blocked: set[str] = field(default_factory=set)  # seen, but in the hands of a sibling request
 
 
 @dataclass(slots=True)
 class _Shelf:
-    """What is known of one (tenant, prefix)."""
+    """What is known of one (tenant, pool)."""
 
     tenant: str
-    prefix: str
+    pool: Pool
     ready: deque[Sandbox] = field(default_factory=deque)
     ready_until: float = 0.0
     empty_until: float = 0.0
@@ -80,19 +81,19 @@ class Candidates:
         self._process_id = process_id
         self._monotonic = monotonic
         self._random = random.Random(process_id)  # noqa: S311  spreads load, guards nothing
-        self._shelves: OrderedDict[tuple[str, str], _Shelf] = OrderedDict()
+        self._shelves: OrderedDict[tuple[str, Pool], _Shelf] = OrderedDict()
         self._lent: dict[tuple[str, str], asyncio.Future[None]] = {}
         self._proved: OrderedDict[tuple[str, str], int] = OrderedDict()  # id -> version known to be past
         self._new_prefixes: dict[str, tuple[int, int]] = {}  # tenant -> (second, how many in it)
 
-    async def take(self, tenant: str, prefix: str) -> Sandbox | None:
+    async def take(self, tenant: str, pool: Pool) -> Sandbox | None:
         """The next sandbox to try, or None when it is proved that there is none.
 
         Raises:
             RateLimited: the tenant asks for too many different prefixes.
             StoreThrottled, StoreUnavailable: the index could not be asked.
         """
-        shelf = self._shelf(tenant, prefix)
+        shelf = self._shelf(tenant, pool)
         shelf.waiting += 1
         try:
             while True:
@@ -104,41 +105,41 @@ class Candidates:
         finally:
             shelf.waiting -= 1
 
-    def took(self, candidate: Sandbox, prefix: str) -> None:
+    def took(self, candidate: Sandbox, pool: Pool) -> None:
         """The transaction won: this row is history."""
-        if shelf := self._shelves.get((candidate.tenant, prefix)):
+        if shelf := self._shelves.get((candidate.tenant, pool)):
             shelf.doubts, shelf.checking = 0, False
         self._prove(candidate, candidate.version)
         self._settle(candidate)
 
-    def lost(self, candidate: Sandbox, prefix: str, *, version: int) -> None:
+    def lost(self, candidate: Sandbox, pool: Pool, *, version: int) -> None:
         """The base table says that it is no longer available, at `version` or before."""
-        self._doubt(candidate, prefix)
+        self._doubt(candidate, pool)
         self._prove(candidate, max(version, candidate.version))
         self._settle(candidate)
 
-    def contested(self, candidate: Sandbox, prefix: str) -> None:
+    def contested(self, candidate: Sandbox, pool: Pool) -> None:
         """A transaction of someone else is at it: who wins is open, so nothing is proved."""
-        self._doubt(candidate, prefix)
+        self._doubt(candidate, pool)
         self._settle(candidate)
 
-    def unused(self, candidate: Sandbox, prefix: str) -> None:
+    def unused(self, candidate: Sandbox, pool: Pool) -> None:
         """The transaction was refused for another reason: the next request may have it."""
-        if shelf := self._shelves.get((candidate.tenant, prefix)):
+        if shelf := self._shelves.get((candidate.tenant, pool)):
             shelf.ready.appendleft(candidate)
             shelf.ready_until = max(shelf.ready_until, self._monotonic() + EMPTY_S)
         self._settle(candidate)
 
-    def _doubt(self, candidate: Sandbox, prefix: str) -> None:
-        if shelf := self._shelves.get((candidate.tenant, prefix)):
+    def _doubt(self, candidate: Sandbox, pool: Pool) -> None:
+        if shelf := self._shelves.get((candidate.tenant, pool)):
             shelf.doubts += 1
 
-    def _shelf(self, tenant: str, prefix: str) -> _Shelf:
-        key = (tenant, prefix)
+    def _shelf(self, tenant: str, pool: Pool) -> _Shelf:
+        key = (tenant, pool)
         shelf = self._shelves.get(key)
         if shelf is None:
             self._budget(tenant)
-            shelf = self._shelves[key] = _Shelf(tenant, prefix)
+            shelf = self._shelves[key] = _Shelf(tenant, pool)
             if len(self._shelves) > MAX_SHELVES:
                 self._shelves.popitem(last=False)
         else:
@@ -220,7 +221,9 @@ class Candidates:
     async def _new_walk(self, shelf: _Shelf) -> _Walk:
         began_at = self._monotonic()
         shards = await self._tenants.shards(shelf.tenant)
-        return _Walk(began_at, dict.fromkeys(sorted(range(shards), key=self._preference)))
+        spans = shelf.pool.spans()
+        in_turn = sorted(range(shards), key=self._preference)
+        return _Walk(began_at, {(shard, span): None for shard in in_turn for span in spans})
 
     def _preference(self, shard: int) -> bytes:
         """Rendezvous hashing: each process begins at its own shard, then steals when that is dry."""
@@ -233,7 +236,7 @@ class Candidates:
         if len(shelf.ready) < wanted and rest:
             await self._read(shelf, walk, rest, wanted)
 
-    async def _read(self, shelf: _Shelf, walk: _Walk, shards: list[int], wanted: int) -> None:
+    async def _read(self, shelf: _Shelf, walk: _Walk, parts: list[tuple[int, Span | None]], wanted: int) -> None:
         pages = await asyncio.gather(
             *(
                 self._sandboxes.page(
@@ -241,25 +244,25 @@ class Candidates:
                     State.AVAILABLE,
                     shard,
                     limit=wanted,
-                    prefix=shelf.prefix,
-                    after=walk.left[shard],
+                    names=span,
+                    after=walk.left[shard, span],
                 )
-                for shard in shards
+                for shard, span in parts
             )
         )
-        for shard, (rows, after) in zip(shards, pages, strict=True):
-            fresh = [row for row in rows if not self._is_past(row)]
+        for part, (rows, after) in zip(parts, pages, strict=True):
+            fresh = [row for row in rows if not self._is_past(row) and shelf.pool.holds(row.name)]
             walk.blocked |= {row.id for row in fresh if (row.tenant, row.id) in self._lent}
             fresh = [row for row in fresh if self._untried(row)]
             if shelf.checking and fresh:
-                fresh = await self._checked(fresh)
+                fresh = await self._checked(fresh, shelf.pool)
             self._random.shuffle(fresh)  # two processes at one page try it in different orders
             walk.found += len(fresh)
             shelf.ready.extend(fresh)
             if after is None:
-                del walk.left[shard]
+                del walk.left[part]
             else:
-                walk.left[shard] = after
+                walk.left[part] = after
 
     async def _check(self, shelf: _Shelf) -> None:
         """The index lags, or others are faster: keep of the shelf what is available now."""
@@ -267,16 +270,17 @@ class Candidates:
         shelf.ready.clear()
         shelf.doubts, shelf.checking = 0, True
         if unchecked:
-            shelf.ready.extend(await self._checked(unchecked))
+            shelf.ready.extend(await self._checked(unchecked, shelf.pool))
 
-    async def _checked(self, rows: list[Sandbox]) -> list[Sandbox]:
+    async def _checked(self, rows: list[Sandbox], pool: Pool) -> list[Sandbox]:
         """Those of the rows that the base table still shows as available, as it shows them."""
         present = await self._sandboxes.get_many(rows)
         good = []
         for row in rows:
             now = present.get(row.id)
             if now is not None and now.state is State.AVAILABLE:
-                good.append(now)
+                if pool.holds(now.name):  # renamed since the index saw it, it is for others
+                    good.append(now)
             else:
                 self._prove(row, row.version if now is None else now.version)
         return good

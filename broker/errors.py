@@ -96,9 +96,38 @@ class TenantExists(BrokerError):
 class NoSandboxAvailable(BrokerError):
     code = "NO_SANDBOXES_AVAILABLE"
 
-    def __init__(self, prefix: str, *, retry_after_s: int) -> None:
+    def __init__(self, prefix: str, *, retry_after_s: int, drained: tuple[str, ...] = ()) -> None:
         named = f" whose name starts with '{prefix}'" if prefix else ""
-        super().__init__(f"No sandbox{named} is available right now.", retry_after_s=retry_after_s)
+        super().__init__(
+            f"No sandbox{named} is available right now.",
+            retry_after_s=retry_after_s,
+            details={"drained_pools": list(drained)} if drained else None,
+        )
+
+
+class PoolDrained(BrokerError):
+    """Operators have stopped this pool, or with the prefix "" all of the tenant's; `reason` is theirs."""
+
+    code = "POOL_DRAINED"
+
+    def __init__(self, prefix: str, *, reason: str, retry_after_s: int = 30) -> None:
+        what = f"Nothing new is handed out of the pool '{prefix}'" if prefix else "Nothing new is handed out"
+        super().__init__(
+            f"{what} right now: {reason}",
+            retry_after_s=retry_after_s,
+            details={"pool": prefix, "reason": reason},
+        )
+
+
+class QuotaExceeded(BrokerError):
+    code = "QUOTA_EXCEEDED"
+
+    def __init__(self, limit: int, *, retry_after_s: int = 10) -> None:
+        super().__init__(
+            f"All {limit} sandboxes that may be held at once are held. One that is released makes room.",
+            retry_after_s=retry_after_s,
+            details={"limit": limit},
+        )
 
 
 class IdempotencyKeyReused(BrokerError):

@@ -60,6 +60,7 @@ class Sandbox:
     attributes: Mapping[str, str] = field(default_factory=dict)  # the provider's, as it sent them
     holder: str | None = None
     claim_key: str | None = None  # the Idempotency-Key of the claim, None for the plain one
+    slot: int | None = None  # of the tenant's quota, while it is allocated under one
     track: str | None = None
     allocated_at: int | None = None
     expires_at: int | None = None
@@ -75,12 +76,22 @@ class Sandbox:
     reason: str | None = None  # why an operator last moved it; none once a student has it
     ttl: int | None = None
 
-    def allocate(self, *, holder: str, claim_key: str | None, track: str | None, now: int, lease_s: int) -> Self:
+    def allocate(
+        self,
+        *,
+        holder: str,
+        claim_key: str | None,
+        track: str | None,
+        now: int,
+        lease_s: int,
+        slot: int | None = None,
+    ) -> Self:
         return self._move(
             State.ALLOCATED,
             now,
             holder=holder,
             claim_key=claim_key,
+            slot=slot,
             track=track,
             allocated_at=now,
             expires_at=now + lease_s,
@@ -91,8 +102,13 @@ class Sandbox:
         """The allocation ends, for whatever reason; the account is due for deletion at once."""
         self._must_be(State.ALLOCATED)
         return self._move(
-            State.PENDING_DELETION, now, ended_at=now, ended_by=by, next_attempt_at=now, reason=reason
+            State.PENDING_DELETION, now, ended_at=now, ended_by=by, next_attempt_at=now, slot=None, reason=reason
         )
+
+    def seated(self, slot: int) -> Self:
+        """It was allocated before its tenant had a quota: from now on it counts."""
+        self._must_be(State.ALLOCATED)
+        return self._changed(slot=slot)
 
     def lease(self, *, token: str, now: int, lease_s: int) -> Self:
         """Someone works on deleting it until `now + lease_s`; that counts as an attempt."""

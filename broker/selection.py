@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Final, Self
 
 from broker.job import Kind
+from broker.pool import Pool
 from broker.sandbox import Sandbox, State
 from broker.store.sandboxes import Sandboxes
 from broker.store.table import Item
@@ -91,9 +92,9 @@ class Selector:
                     tenant, selection.track, shard, state=state, limit=_PAGE, after=after
                 )
             else:
-                prefix = selection.prefix if state is State.AVAILABLE else ""
+                (names,) = Pool(selection.prefix if state is State.AVAILABLE else "").spans()
                 rows, after = await self._sandboxes.page(
-                    tenant, state, shard, limit=_PAGE, prefix=prefix, after=after
+                    tenant, state, shard, limit=_PAGE, names=names, after=after
                 )
             for row in rows:
                 if row.name.startswith(selection.prefix):

@@ -14,6 +14,7 @@ from broker.candidates import Candidates
 from broker.lifecycle import Lifecycle
 from broker.metrics import Metrics
 from broker.operations import Operations
+from broker.quota import Quota
 from broker.settings import CoreSettings
 from broker.store.batches import Batches
 from broker.store.claims import Claims
@@ -27,6 +28,7 @@ from broker.store.modes import Modes
 from broker.store.reports import WorkerReports
 from broker.store.sandboxes import Sandboxes
 from broker.store.schema import claim_table
+from broker.store.slots import Slots
 from broker.store.sync_state import SyncStates
 from broker.store.table import Table
 from broker.store.tenants import Tenants
@@ -49,6 +51,7 @@ class Broker:
     gauges: GaugesStore
     reports: WorkerReports
     jobs: Jobs
+    quota: Quota
     allocator: Allocator
     lifecycle: Lifecycle
     operations: Operations
@@ -117,7 +120,9 @@ def build(
     tenants = Tenants(client, known, events, default_shards=settings.shards)
     claims = Claims(client)
     modes = Modes(client, known, tenants, events, metrics)
-    sandboxes = Sandboxes(client, tenants, claims, events)
+    slots = Slots(client)
+    sandboxes = Sandboxes(client, tenants, claims, slots, events)
+    quota = Quota(slots, sandboxes, monotonic=monotonic)
     candidates = Candidates(sandboxes, tenants, metrics, process_id=secrets.token_hex(8), monotonic=monotonic)
     return Broker(
         metrics=metrics,
@@ -133,10 +138,13 @@ def build(
         gauges=GaugesStore(client),
         reports=WorkerReports(client),
         jobs=Jobs(client, clock=clock),
+        quota=quota,
         allocator=Allocator(
             sandboxes,
             claims,
             candidates,
+            tenants,
+            quota,
             modes,
             metrics,
             lease_s=lease_s,

@@ -42,6 +42,11 @@ def audit_items(items: list[dict[str, Any]], tenant: str = "acme") -> Counter[st
     events = [event for event in map(table.decode, of("EVT")) if "sandbox_id" in event]
     for claim in live:
         _agrees(claim, allocated[claim.sandbox_id], events)
+    slots = [item for item in items if item["pk"]["S"] == table.slots_pk(tenant)]
+    filled = {item["sandbox_id"]["S"]: int(item["sk"]["S"]) for item in slots}
+    assert len(filled) == len(slots), "a sandbox has two slots"
+    assert filled == {s.id: s.slot for s in sandboxes.values() if s.slot is not None}, "slots and sandboxes differ"
+    assert set(filled) <= set(allocated), "a slot outlives its allocation"
     _history_is_legal(events)
     for item in of("SBX"):
         sandbox = sandbox_from(item)

@@ -22,7 +22,9 @@ router = APIRouter(prefix="/v1", tags=["sandboxes"], dependencies=[Depends(json_
         errors.HolderLimitReached,
         errors.AllocationEnded,
         errors.AllocationInProgress,
+        errors.QuotaExceeded,
         errors.BrokerDrained,
+        errors.PoolDrained,
         replay="The sandbox that this student holds already.",
     ),
 )

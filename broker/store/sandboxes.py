@@ -5,11 +5,13 @@ from collections.abc import AsyncIterator, Iterable
 from typing import Any, Final
 
 from broker.errors import ProviderAccountOwned, WriteConflict
+from broker.pool import Span
 from broker.sandbox import Sandbox, State, account_name
 from broker.store import table
 from broker.store.claims import Claim, Claims
 from broker.store.client import StoreClient, TransactionRefused
 from broker.store.events import Cause, Events
+from broker.store.slots import Slots
 from broker.store.table import Item, sandbox_from
 from broker.store.tenants import Tenants
 
@@ -24,10 +26,13 @@ provider that names one account under two ids would have it handed out twice."""
 class Sandboxes:
     """Reads and moves sandboxes. A state never changes without its event."""
 
-    def __init__(self, client: StoreClient, tenants: Tenants, claims: Claims, events: Events) -> None:
+    def __init__(
+        self, client: StoreClient, tenants: Tenants, claims: Claims, slots: Slots, events: Events
+    ) -> None:
         self._client = client
         self._tenants = tenants
         self._claims = claims
+        self._slots = slots
         self._events = events
 
     async def get(self, tenant: str, sandbox_id: str) -> Sandbox | None:
@@ -71,14 +76,26 @@ class Sandboxes:
         """Begin the claim, write `before -> after`, record the event: all or nothing, one round trip.
 
         Raises:
-            TransactionRefused: slot 0 is the claim, slot 1 the sandbox, slot 2 the event.
+            TransactionRefused: slot 0 is the claim, slot 1 the sandbox, slot 2 the event, slot 3 the quota's
+                where the tenant has one.
         """
         shards = await self._tenants.shards(before.tenant)
         await self._client.transact(
             self._claims.begin(claim, now=int(now)),
             self.step(before, after, shards=shards),
             self._events.of(cause, after, before=before, now=now, shards=shards),
+            *([] if after.slot is None else [self._slots.fill(after)]),
         )
+
+    async def seat(self, before: Sandbox, after: Sandbox) -> None:
+        """Give a sandbox that is allocated already its slot of the quota, or another one.
+
+        Raises:
+            WriteConflict: someone else moved this sandbox first, or has the slot.
+        """
+        left = [] if before.slot is None else [self._slots.empty(before)]
+        step = self.step(before, after, shards=await self._tenants.shards(before.tenant))
+        await self._transact(step, self._slots.fill(after), *left)
 
     async def move(self, before: Sandbox, after: Sandbox, cause: Cause, *, now: float) -> None:
         """Write `before -> after` with its event.
@@ -157,22 +174,27 @@ class Sandboxes:
         return items + owned, frozenset(range(len(items), len(items) + len(owned)))
 
     async def end(self, before: Sandbox, after: Sandbox, cause: Cause, *, now: float) -> None:
-        """End an allocation: the sandbox moves on, its claim ends, the event is written; all or nothing.
+        """End an allocation: the sandbox moves on, its claim and slot end, the event is written; all or nothing.
 
-        A missing or foreign claim never stops an ending: then the sandbox ends without it.
+        A missing or foreign claim or slot never stops an ending: then the sandbox ends without it.
 
         Raises:
             WriteConflict: someone else moved this sandbox first.
         """
         shards = await self._tenants.shards(before.tenant)
-        step = self.step(before, after, shards=shards)
-        event = self._events.of(cause, after, before=before, now=now, shards=shards)
+        items = [
+            self.step(before, after, shards=shards),
+            self._events.of(cause, after, before=before, now=now, shards=shards),
+        ]
+        freed = [self._claims.end(after)] + ([] if before.slot is None else [self._slots.empty(before)])
         try:
-            await self._client.transact(step, event, self._claims.end(after))
+            await self._client.transact(*items, *freed)
         except TransactionRefused as refused:
-            if not _alone(refused, slot=2):
+            codes = [reason.code for reason in refused.reasons]
+            gone = {n for n, reason in enumerate(refused.reasons) if reason.condition_failed}
+            if not gone or min(gone) < len(items) or len(gone) < sum(code != "None" for code in codes):
                 raise _lost(refused) from refused
-            await self.move(before, after, cause, now=now)
+            await self._transact(*(item for n, item in enumerate([*items, *freed]) if n not in gone))
 
     async def remove(self, stale: Sandbox, cause: Cause, *, now: float) -> None:
         """Remove a stale sandbox and its ownership; the event stays.
@@ -220,20 +242,20 @@ class Sandboxes:
         shard: int,
         *,
         limit: int,
-        prefix: str = "",
+        names: Span | None = None,
         up_to: int | None = None,
         after: Item | None = None,
     ) -> tuple[list[Sandbox], Item | None]:
         """One page of a state's sandboxes in the order they are taken, as the index sees them: a hint.
 
-        Returns the rows and where the next page begins, None at the end. `prefix` is of the name and
-        serves AVAILABLE alone; `up_to` is an instant and serves the states that sort by one.
+        Returns the rows and where the next page begins, None at the end. `names` serves AVAILABLE alone;
+        `up_to` is an instant and serves the states that sort by one.
         """
         condition = "gsi1pk = :partition"
         values = {":partition": {"S": table.status_partition(tenant, state, shard)}}
-        if prefix:
-            condition += " AND begins_with(gsi1sk, :sort)"
-            values[":sort"] = {"S": prefix}
+        if names is not None:
+            condition += " AND gsi1sk BETWEEN :first AND :last"
+            values |= {":first": {"S": names.first}, ":last": {"S": names.last}}
         elif up_to is not None:
             condition += " AND gsi1sk <= :sort"
             values[":sort"] = {"S": table.instant(up_to)}

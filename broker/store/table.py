@@ -81,6 +81,14 @@ def tenant_key(tenant: str) -> Item:
     return primary(key("TEN", tenant))
 
 
+def slots_pk(tenant: str) -> str:
+    return key("QTA", tenant)
+
+
+def slot_key(tenant: str, slot: int) -> Item:
+    return primary(slots_pk(tenant), f"{slot:06d}")
+
+
 def tenants_partition() -> str:
     """All tenants, beside the partitions of each: those have more parts."""
     return key("tenants")

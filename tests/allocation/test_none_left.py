@@ -8,6 +8,7 @@ import pytest
 
 from broker.candidates import DOUBTS
 from broker.errors import NoSandboxAvailable, RateLimited
+from broker.pool import Pool
 from broker.sandbox import State
 from broker.store import table
 from broker.wiring import Broker
@@ -236,7 +237,7 @@ async def test_a_prefix_is_found_by_key_in_a_large_pool(core: Broker, proxy: Sto
 
     assert allocation.sandbox_id == wanted.id
     assert len(seen) <= 4
-    assert all("begins_with" in body["KeyConditionExpression"] for body in seen)
+    assert all("BETWEEN" in body["KeyConditionExpression"] for body in seen)
     assert all("FilterExpression" not in body for body in seen)
 
 
@@ -282,15 +283,15 @@ async def test_a_row_that_was_lent_and_came_back_undecided_during_the_walk_is_no
     number = next(n for n in range(1, 99) if table.shard_of(a_sandbox(number=n).id, 2) == first_asked)
     await core.sandboxes.add(a_sandbox(number=number), TEST_CAUSE, now=NOW)
     candidates = core.allocator._candidates
-    lent = await candidates.take("acme", "")
+    lent = await candidates.take("acme", Pool())
     assert lent is not None
 
     async def give_back_before_the_last_shard(body: dict[str, Any]) -> None:
         if body["ExpressionAttributeValues"][":partition"]["S"].endswith(f"#{1 - first_asked}"):
-            candidates.contested(lent, "")
+            candidates.contested(lent, Pool())
 
     with proxy.before("Query", give_back_before_the_last_shard):
-        found = await candidates.take("acme", "")
+        found = await candidates.take("acme", Pool())
 
     assert found == lent
 

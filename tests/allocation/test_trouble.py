@@ -250,6 +250,8 @@ async def test_a_request_past_its_deadline_is_503_and_its_candidate_is_lent_agai
             core.sandboxes,
             core.claims,
             core.allocator._candidates,
+            core.tenants,
+            core.quota,
             core.modes,
             core.metrics,
             lease_s=3600,
