@@ -149,14 +149,14 @@ PlatformAdmin = Annotated[Credential, Depends(require(Role.ADMIN, platform=True)
 Body = TypeVar("Body", bound=BaseModel)
 
 
-def body_of(model: type[Body]) -> Any:
-    """A dependency: an operator's JSON body; none is `{}`. It is looked at once the caller is known.
+def body_of(model: type[Body], role: Role = Role.OPERATOR, *, platform: bool = False) -> Any:
+    """A dependency: the JSON body of a caller with this role; none is `{}`. It is looked at once that is known.
 
     Raises:
         RequestValidationError: it is no JSON, or not such a one.
     """
 
-    async def body(request: Request, _: OperatorCaller) -> Body:
+    async def body(request: Request, _: Annotated[Credential, Depends(require(role, platform=platform))]) -> Body:
         try:
             return model.model_validate_json((await request.body()).strip() or b"{}")
         except ValidationError as error:

@@ -27,7 +27,7 @@ from app.openapi import DocumentedApi
 from app.pool_gauges import PoolGauges
 from app.protocol import BoundedProtocol
 from app.readiness import Readiness
-from app.routes import admin, jobs, operations, ops, sandboxes
+from app.routes import admin, jobs, operations, ops, sandboxes, tenants
 from broker import logs
 from broker.errors import BrokerError, ForeignTable, StoreThrottled, StoreUnavailable
 from broker.loop_health import watch_loop
@@ -91,6 +91,7 @@ def _add_routes(app: FastAPI, settings: ApiSettings) -> None:
     app.include_router(admin.router)
     app.include_router(jobs.router)
     app.include_router(operations.router)
+    app.include_router(tenants.router)
     app.include_router(ops.router)
     if settings.meta:
         app.include_router(ops.meta)

@@ -32,6 +32,9 @@ EXAMPLES: Final[tuple[BrokerError, ...]] = (
     errors.InvalidCursor(),
     errors.Unauthenticated(),
     errors.RoleMissing(needed="track", held="admin"),
+    errors.PlatformOnly(),
+    errors.TenantNotFound(),
+    errors.TenantExists("north"),
     errors.NotSandboxOwner(),
     errors.SandboxNotFound(),
     errors.JobNotFound(),
@@ -47,6 +50,8 @@ EXAMPLES: Final[tuple[BrokerError, ...]] = (
     errors.StoreThrottled(),
     errors.StoreUnavailable("ReadTimeoutError"),
     errors.WrongState("allocated", needs="available"),
+    errors.QuotaExceeded(200),
+    errors.PoolDrained("lab-7-", reason="INC-4711: lab 7 is broken"),
     errors.BrokerDrained("drained", reason="the provider is being repaired"),
     errors.DeadlineExceeded(),
     errors.NotReady("booting"),
@@ -84,7 +89,11 @@ _LIMITS: Final = {
 
 
 def answers(
-    success: str, *raised: type[BrokerError], replay: str | None = None, queued: str | None = None
+    success: str,
+    *raised: type[BrokerError],
+    replay: str | None = None,
+    queued: str | None = None,
+    created: bool = False,
 ) -> dict[int | str, Any]:
     """The `responses` of a route behind a token: its success with headers, and each error with examples."""
     documented = _errors(*COMMON, *raised)
@@ -94,7 +103,7 @@ def answers(
         documented[201] = {"description": success, "headers": headers}
         documented[200] = {"model": AllocationOut, "description": replay, "headers": headers}
     else:
-        documented[200] = {"description": success, "headers": headers}
+        documented[201 if created else 200] = {"description": success, "headers": headers}
     if queued is not None:
         documented[202] = {"model": JobOut, "description": queued, "headers": headers | {"Location": _LOCATION}}
     return documented

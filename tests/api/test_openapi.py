@@ -78,7 +78,7 @@ def test_every_route_behind_a_token_asks_for_one_and_documents_its_refusals(docu
         guarded += 1
         assert operation["security"] == [{"HTTPBearer": []}]
         assert statuses >= TOKEN_STATUSES, (method, path)
-    assert guarded == 25
+    assert guarded == 31
     assert "HTTPValidationError" not in document["components"]["schemas"]
 
 
@@ -231,6 +231,29 @@ async def about_jobs(api: Api) -> list[httpx.Response]:
     ]
 
 
+async def about_tenants(api: Api) -> list[httpx.Response]:
+    """Every route about tenants and pools, well and badly asked."""
+    admin, why = "/v1/admin", {"reason": "a test"}
+    new = {"name": "north", "max_live": 3, "provider": {"base_url": "https://csp.test", "secret": "north"}}
+    pool = {"prefix": "lab-", "state": "drained"}
+    return [
+        await api.http.post(f"{admin}/tenants", headers=ADMIN, json=new | why),
+        await api.http.post(f"{admin}/tenants", headers=ADMIN, json=new | why),
+        await api.http.post(f"{admin}/tenants", headers=ADMIN, json={"name": "../x"} | why),
+        await api.http.patch(f"{admin}/tenants/north", headers=ADMIN, json={"max_live": None} | why),
+        await api.http.patch(f"{admin}/tenants/south", headers=ADMIN, json={"max_live": 1} | why),
+        await api.http.patch(f"{admin}/tenants/north", headers=ADMIN, json=why),
+        await api.http.patch(f"{admin}/tenants/north", headers=TRACK, json=why),
+        await api.admin("/tenants"),
+        await api.admin("/tenants/north"),
+        await api.admin("/tenants/south"),
+        await api.http.post(f"{admin}/pools", headers=ADMIN, json=pool | why),
+        await api.http.post(f"{admin}/pools", headers=ADMIN, json=pool | why | {"state": "open"}),
+        await api.http.post(f"{admin}/pools", headers=ADMIN, json=pool),
+        await api.admin("/pools"),
+    ]
+
+
 async def test_what_the_main_routes_answer_is_what_the_document_says(proxied: Api, proxy: StoreProxy) -> None:
     document = (await proxied.http.get("/v1/openapi.json")).json()
     await proxied.fill(3)
@@ -264,6 +287,7 @@ async def test_what_the_main_routes_answer_is_what_the_document_says(proxied: Ap
         await proxied.admin("/sandboxes", limit=0),
         await proxied.admin("/sandboxes", cursor="x"),
         *await about_jobs(proxied),
+        *await about_tenants(proxied),
         await proxied.http.get("/healthz"),
         await proxied.http.get("/readyz"),
         await proxied.http.get("/metrics"),

@@ -11,6 +11,7 @@ from app.limits import RateLimitMiddleware
 from tests.api.service import ADMIN, ADMIN_TOKEN, API_TOKEN, TRACK, Api, an_api, refusal
 
 PUBLIC, TRACKS, VIEWERS, OPERATORS, PLATFORM = "public", "tracks", "viewers", "operators", "platform operators"
+PLATFORM_ADMINS = "platform admins"
 
 ROUTES = {
     ("POST", "/v1/allocate"): TRACKS,
@@ -38,6 +39,12 @@ ROUTES = {
     ("POST", "/v1/admin/sandboxes/{sandbox_id}/abandon"): OPERATORS,
     ("GET", "/v1/admin/mode"): VIEWERS,
     ("POST", "/v1/admin/mode"): PLATFORM,
+    ("GET", "/v1/admin/tenants"): PLATFORM_ADMINS,
+    ("POST", "/v1/admin/tenants"): PLATFORM_ADMINS,
+    ("GET", "/v1/admin/tenants/{tenant}"): VIEWERS,
+    ("PATCH", "/v1/admin/tenants/{tenant}"): PLATFORM_ADMINS,
+    ("GET", "/v1/admin/pools"): VIEWERS,
+    ("POST", "/v1/admin/pools"): OPERATORS,
     ("GET", "/healthz"): PUBLIC,
     ("GET", "/readyz"): PUBLIC,
     ("GET", "/metrics"): PUBLIC,
@@ -49,7 +56,7 @@ ROUTES = {
     ("GET", "/v1/docs/{name}"): PUBLIC,
 }
 VIEWER_TOKEN, OPERATOR_TOKEN = "viewer-" + "v" * 30, "operator-" + "o" * 30
-PLATFORM_TOKEN = "platform-" + "p" * 30
+PLATFORM_TOKEN, PLATFORM_ADMIN_TOKEN = "platform-" + "p" * 30, "platform-admin-" + "p" * 30
 CALLERS = {
     "nobody": {},
     "a stranger": {"Authorization": "Bearer " + "x" * 40},
@@ -58,8 +65,15 @@ CALLERS = {
     "operator": {"Authorization": f"Bearer {OPERATOR_TOKEN}"},
     "admin": ADMIN,
     "platform operator": {"Authorization": f"Bearer {PLATFORM_TOKEN}"},
+    "platform admin": {"Authorization": f"Bearer {PLATFORM_ADMIN_TOKEN}"},
 }
-FILLED = {"sandbox_id": "2009001", "name": "swagger-ui.css", "job_id": "1760000000000-aa", "move": "retry"}
+FILLED = {
+    "sandbox_id": "2009001",
+    "name": "swagger-ui.css",
+    "job_id": "1760000000000-aa",
+    "move": "retry",
+    "tenant": "acme",
+}
 UNAUTHENTICATED, FORBIDDEN = (401, "UNAUTHENTICATED"), (403, "FORBIDDEN")
 REFUSALS = {
     ("nobody", TRACKS): UNAUTHENTICATED,
@@ -75,6 +89,14 @@ REFUSALS = {
     ("operator", TRACKS): FORBIDDEN,
     ("admin", TRACKS): FORBIDDEN,
     ("platform operator", TRACKS): FORBIDDEN,
+    ("platform admin", TRACKS): FORBIDDEN,
+    ("platform operator", PLATFORM_ADMINS): FORBIDDEN,
+    ("nobody", PLATFORM_ADMINS): UNAUTHENTICATED,
+    ("a stranger", PLATFORM_ADMINS): UNAUTHENTICATED,
+    ("track", PLATFORM_ADMINS): FORBIDDEN,
+    ("viewer", PLATFORM_ADMINS): FORBIDDEN,
+    ("operator", PLATFORM_ADMINS): FORBIDDEN,
+    ("admin", PLATFORM_ADMINS): FORBIDDEN,
     ("nobody", PLATFORM): UNAUTHENTICATED,
     ("a stranger", PLATFORM): UNAUTHENTICATED,
     ("track", PLATFORM): FORBIDDEN,
@@ -93,6 +115,7 @@ async def api(ministack: str, table_name: str) -> AsyncIterator[Api]:
         (OPERATOR_TOKEN, Credential("operator", "acme", Role.OPERATOR)),
         (ADMIN_TOKEN, Credential("admin", "acme", Role.ADMIN)),
         (PLATFORM_TOKEN, Credential("platform", "acme", Role.OPERATOR, platform=True)),
+        (PLATFORM_ADMIN_TOKEN, Credential("platform-admin", "acme", Role.ADMIN, platform=True)),
     ]
     async with an_api(ministack, table_name) as running:
         (limits,) = (m for m in running.app.user_middleware if m.cls is RateLimitMiddleware)

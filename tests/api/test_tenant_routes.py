@@ -1,0 +1,184 @@
+"""Tenants over HTTP: set up in one request, changed in one, each one's pools its operators' own."""
+
+import asyncio
+import json
+from typing import Any
+
+import httpx
+import pytest
+
+from broker.store import table
+from tests.api.service import ADMIN, TRACK, Api, error_of, refusal
+from tests.audit import items_of
+
+WHY = {"reason": "CHG-812"}
+NORTH: dict[str, Any] = {
+    "name": "north",
+    "max_live": 40,
+    "lease_s": 7200,
+    "max_extension_s": 0,
+    "requests": "500/10 seconds",
+    "provider": {"base_url": "https://csp.example.org/", "secret": "sandbox-broker/north"},
+    "prefixes": ["north-", "n2-"],
+}
+
+
+async def post(api: Api, path: str, body: dict[str, Any]) -> httpx.Response:
+    return await api.http.post(f"/v1/admin{path}", headers=ADMIN, json=body)
+
+
+async def patch(api: Api, tenant: str, body: dict[str, Any]) -> httpx.Response:
+    return await api.http.patch(f"/v1/admin/tenants/{tenant}", headers=ADMIN, json=body)
+
+
+async def test_a_tenant_is_set_up_in_one_request_and_shown_as_it_was_set_up(api: Api) -> None:
+    created = await post(api, "/tenants", NORTH | WHY)
+    shown, listed = await api.admin("/tenants/north"), await api.admin("/tenants")
+
+    assert created.status_code == 201
+    body = created.json()
+    assert body == shown.json()
+    assert body.pop("created_at") > 0
+    assert (body.pop("state"), body.pop("drained")) == ("active", [])
+    assert body == NORTH | {"provider": NORTH["provider"] | {"base_url": "https://csp.example.org"}}
+    assert [tenant["name"] for tenant in listed.json()["tenants"]] == ["acme", "north"]
+
+
+async def test_what_is_not_sent_stays_and_null_sets_it_back(api: Api) -> None:
+    await post(api, "/tenants", NORTH | WHY)
+
+    changed = (await patch(api, "north", {"max_live": 50, "requests": None, "provider": None} | WHY)).json()
+
+    assert (changed["max_live"], changed["lease_s"], changed["requests"]) == (50, 7200, None)
+    assert (changed["provider"], changed["prefixes"]) == (None, ["north-", "n2-"])
+    assert (await patch(api, "north", {"prefixes": []} | WHY)).json()["prefixes"] == []
+
+
+async def test_the_default_tenant_is_limited_likewise_and_that_holds_at_once(api: Api) -> None:
+    await api.fill(3)
+    await patch(api, "acme", {"max_live": 1, "lease_s": 600} | WHY)
+
+    first, second = await api.allocate("student-1"), await api.allocate("student-2")
+
+    assert first.status_code == 201
+    assert first.json()["expires_at"] - first.json()["allocated_at"] == 600
+    assert refusal(second) == (409, "QUOTA_EXCEEDED")
+    assert error_of(second)["details"] == {"limit": 1}
+    assert "Retry-After" in second.headers
+    assert (await api.allocate("student-1")).status_code == 200
+
+
+async def test_every_change_leaves_who_what_and_why(api: Api) -> None:
+    await post(api, "/tenants", NORTH | WHY)
+    changed = await patch(api, "north", {"max_live": 50} | WHY)
+
+    events = [table.decode(i) for i in await items_of(api.core) if i["pk"]["S"].startswith("EVT#north#")]
+    created, limited = sorted(events, key=lambda event: event["version"])
+    assert (created["action"], limited["action"]) == ("create_tenant", "change_tenant")
+    assert (limited["actor"], limited["reason"]) == ("bootstrap-admin", "CHG-812")
+    assert limited["request_id"] == changed.headers["X-Request-ID"]
+    assert (json.loads(limited["before"]), json.loads(limited["after"])) == ({"max_live": 40}, {"max_live": 50})
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"name": "../acme"}, "name"),
+        ({"name": "a/b"}, "name"),
+        ({"name": ".."}, "name"),
+        ({"name": "North"}, "name"),
+        ({"name": "-n"}, "name"),
+        ({"name": "n" * 64}, "name"),
+        ({"name": "n\u0000"}, "name"),
+        ({"max_live": -1}, "max_live"),
+        ({"max_live": "many"}, "max_live"),
+        ({"lease_s": 1}, "lease_s"),
+        ({"max_extension_s": -1}, "max_extension_s"),
+        ({"requests": "a lot"}, "requests"),
+        ({"provider": {"base_url": "ftp://x", "secret": "s"}}, "base_url"),
+        ({"provider": {"base_url": "https://user:pw@x", "secret": "s"}}, "base_url"),
+        ({"provider": {"base_url": "https://x?token=1", "secret": "s"}}, "base_url"),
+        ({"provider": {"base_url": "https://x", "secret": "env:BROKER_ADMIN_TOKEN"}}, "secret"),
+        ({"provider": {"base_url": "https://x", "secret": "file:/etc/passwd"}}, "secret"),
+        ({"provider": {"base_url": "https://x"}}, "secret"),
+        ({"prefixes": ["a b"]}, "prefixes"),
+        ({"prefixes": [""]}, "prefixes"),
+        ({"colour": "red"}, "colour"),
+        ({"reason": ""}, "reason"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else ascii(value)[:60],
+)
+async def test_what_is_no_tenant_is_refused_by_name_and_nothing_is_written(
+    api: Api, wrong: dict[str, Any], says: str
+) -> None:
+    answer = await post(api, "/tenants", NORTH | WHY | wrong)
+
+    assert refusal(answer) == (400, "INVALID_REQUEST")
+    assert says in error_of(answer)["message"]
+    assert [tenant["name"] for tenant in (await api.admin("/tenants")).json()["tenants"]] == ["acme"]
+
+
+@pytest.mark.parametrize("path", ["north%2F..%2Facme", "..%2Facme", "acme%00", "a" * 65, "acme%20"])
+async def test_a_path_that_is_no_name_finds_no_tenant(api: Api, path: str) -> None:
+    for answer in (await api.admin(f"/tenants/{path}"), await patch(api, path, {"max_live": 1} | WHY)):
+        assert answer.status_code in (400, 404), answer.text
+        assert error_of(answer)["code"] in ("INVALID_REQUEST", "NOT_FOUND")
+
+
+async def test_a_name_is_given_once_and_a_change_says_something(api: Api) -> None:
+    await post(api, "/tenants", NORTH | WHY)
+
+    assert refusal(await post(api, "/tenants", NORTH | WHY)) == (409, "TENANT_EXISTS")
+    assert refusal(await patch(api, "south", {"max_live": 1} | WHY)) == (404, "TENANT_NOT_FOUND")
+    assert refusal(await patch(api, "north", WHY)) == (400, "INVALID_REQUEST")
+    assert refusal(await patch(api, "north", {"name": "south"} | WHY)) == (400, "INVALID_REQUEST")
+
+
+async def test_pools_are_drained_and_opened_with_who_and_why(api: Api) -> None:
+    await api.fill(2, name="lab-7-x")
+    drained = await post(api, "/pools", {"prefix": "lab-7-", "state": "drained"} | WHY)
+    refused = await api.allocate("student-1", X_Sandbox_Name_Prefix="lab-7-")
+    shown = await api.admin("/pools")
+    opened = await post(api, "/pools", {"prefix": "lab-7-", "state": "open"} | WHY)
+
+    (pool,) = drained.json()["drained"]
+    assert (pool["prefix"], pool["reason"], pool["by"]) == ("lab-7-", "CHG-812", "bootstrap-admin")
+    assert drained.json() == shown.json()
+    assert refusal(refused) == (503, "POOL_DRAINED")
+    assert error_of(refused)["details"] == {"pool": "lab-7-", "reason": "CHG-812"}
+    assert "Retry-After" in refused.headers
+    assert opened.json() == {"state": "active", "drained": []}
+    assert (await api.allocate("student-1")).status_code == 201
+
+
+async def test_a_tenant_is_drained_as_a_whole_and_what_is_held_is_released(api: Api) -> None:
+    await api.fill(2)
+    held = (await api.allocate("student-1")).json()["sandbox_id"]
+    drained = await post(api, "/pools", {"prefix": "", "state": "drained"} | WHY)
+
+    assert drained.json()["state"] == "drained"
+    assert refusal(await api.allocate("student-2")) == (503, "POOL_DRAINED")
+    assert (await api.allocate("student-1")).json()["sandbox_id"] == held
+    assert (await api.release(held)).status_code == 200
+
+
+async def test_twenty_pools_may_be_drained_and_one_more_says_what_to_do(api: Api) -> None:
+    answers = await asyncio.gather(
+        *(post(api, "/pools", {"prefix": f"lab-{n}-", "state": "drained"} | WHY) for n in range(2))
+    )
+    assert {answer.status_code for answer in answers} == {200}
+    for n in range(2, 20):
+        await post(api, "/pools", {"prefix": f"lab-{n}-", "state": "drained"} | WHY)
+
+    refused = await post(api, "/pools", {"prefix": "one-more", "state": "drained"} | WHY)
+
+    assert refusal(refused) == (400, "INVALID_REQUEST")
+    assert "drain a wider one" in error_of(refused)["message"]
+    assert (await post(api, "/pools", {"prefix": "lab-1-", "state": "drained"} | WHY)).status_code == 200
+
+
+async def test_a_track_changes_neither_tenants_nor_pools(api: Api) -> None:
+    for path, body in (("tenants", NORTH), ("pools", {"prefix": "", "state": "drained"})):
+        answer = await api.http.post(f"/v1/admin/{path}", headers=TRACK, json=body | WHY)
+        assert refusal(answer) == (403, "FORBIDDEN")
+    assert (await api.admin("/pools")).json() == {"state": "active", "drained": []}
