@@ -58,6 +58,14 @@ class Api:
         """
         return self._call("POST", path, pauses=iter(()), query=query, body=body)
 
+    def patch(self, path: str, body: Body) -> Body:
+        """Change what is named in the body. Never repeated, as for post().
+
+        Raises:
+            Refused, Unreachable: as for get().
+        """
+        return self._call("PATCH", path, pauses=iter(()), query={}, body=body)
+
     def ready(self) -> Body:
         """What /readyz says, also where that is 503.
 

@@ -10,7 +10,7 @@ import typer
 from typer.main import get_command
 
 from broker.version import VERSION
-from cli.commands import asks, bulk, jobs, mode, moves, reconcile, sandboxes, status, table
+from cli.commands import asks, bulk, jobs, mode, moves, pools, reconcile, sandboxes, status, table, tenants
 from cli.errors import PROGRAM, CliError, ReaderGone
 from cli.options import Options
 from cli.show import emit_line, say
@@ -85,6 +85,8 @@ app.command("sync")(asks.sync)
 app.command("cleanup")(asks.cleanup)
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(mode.app, name="mode")
+app.add_typer(pools.app, name="pools", help="Drain a pool, or open it again.")
+app.add_typer(tenants.app, name="tenants", help="The teams that share this installation.")
 app.command("retry")(moves.retry)
 app.command("quarantine")(moves.quarantine)
 app.command("reinstate")(moves.reinstate)
