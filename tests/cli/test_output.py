@@ -16,6 +16,7 @@ from tests.api.test_admin_lists import in_state, put
 from tests.api.test_jobs import put_jobs
 from tests.builders import NOW, a_job, a_running_job, a_sandbox
 from tests.cli.shell import COMMAND, ESCAPES, ROOT, Shell
+from tests.cli.test_screens import a_worker_reported
 from tests.worker.conftest import a_leader
 
 LONG = "HTTP_500: " + " ".join(f"word-{n}" for n in range(60))
@@ -45,6 +46,7 @@ async def trouble(api: Api) -> None:
         missing=6,
         suspicion=Suspicion(sketch=frozenset({6}), times=2, since=NOW, counted_at=NOW),
     )
+    await a_worker_reported(api, 10, alerts={"DeletionStuck": LONG}, provider={"delete": f"open {LONG}"})
     async with a_leader(api.core) as leadership:
         await api.core.sync_states.write("acme", state, after=None, fence=leadership.fence)
 

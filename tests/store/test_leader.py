@@ -18,10 +18,12 @@ from tests.store.conftest import Clock
 LEASE_S = 15.0
 
 
-def a_candidate(broker: Broker, name: str, *, monotonic: Clock | None = None, wall: float = NOW) -> Leadership:
+def a_candidate(
+    broker: Broker, name: str, *, monotonic: Clock | None = None, wall: float = NOW, lease_s: float = LEASE_S
+) -> Leadership:
     more: dict[str, Any] = {} if monotonic is None else {"monotonic": monotonic}
     return Leadership(
-        broker.leader, broker.metrics, scope="acme", holder=name, lease_s=LEASE_S, clock=lambda: wall, **more
+        broker.leader, broker.metrics, scope="acme", holder=name, lease_s=lease_s, clock=lambda: wall, **more
     )
 
 
@@ -48,6 +50,19 @@ async def test_a_standby_waits_the_whole_lease_by_its_own_clock_whatever_the_wal
     assert not await standby._try()
     clock.now += 0.1
     assert await standby._try()
+
+
+async def test_a_standby_with_a_shorter_lease_set_waits_as_long_as_the_leader_believes(broker: Broker) -> None:
+    leader = a_candidate(broker, "leader")
+    await leader._try()
+    clock = Clock(5.0)
+    hasty = a_candidate(broker, "hasty", monotonic=clock, lease_s=1)
+
+    assert not await hasty._try()
+    clock.now += LEASE_S - 0.1
+    assert not await hasty._try()
+    clock.now += 0.1
+    assert await hasty._try()
 
 
 async def test_a_leader_that_renews_is_never_taken_over(broker: Broker) -> None:

@@ -290,6 +290,11 @@ async def test_sync_in_the_middle_of_a_deletion_takes_no_lease_away(
         sandbox_id = await a_released_sandbox(worker, core)
         await provider.http.patch(f"/_simulator/accounts/{sandbox_id}", json={"name": "renamed"})
         await worker.cleaner.tick(RUN)
+
+        async def begun() -> bool:
+            return bool(await provider.deletions())
+
+        await until(begun)
         await worker.sync(RUN)
         await worker.cleaner.idle()
 
