@@ -3,6 +3,7 @@
 import pytest
 
 from broker.errors import LeadershipLost
+from broker.job import Kind, Priority
 from broker.sandbox import State
 from broker.wiring import Broker
 from tests.allocation.students import allocate, release
@@ -117,6 +118,23 @@ async def test_allocating_what_is_missing_does_not_begin_the_count_anew(
     outcome = await worker.sync(RUN)
 
     assert (outcome["stale"], outcome["missing"]) == (8, 2)
+
+
+@pytest.mark.parametrize(("later_s", "stale"), [(3600, 10), (3601, 0)])
+async def test_an_operators_word_on_a_listing_is_good_for_an_hour(
+    worker: Worker, core: Broker, provider: Provider, clock: Clock, later_s: int, stale: int
+) -> None:
+    """The job was queued in an outage, and runs when the provider says something else again."""
+    await worker.sync(RUN)
+    await hide(provider, 10)
+    asked = {"requested_by": "olga", "request_id": "req-1", "reason": "all are gone"}
+    await core.jobs.enqueue("acme", Kind.SYNC, params={"confirm": "true"}, priority=Priority.HIGH, **asked)
+    clock.now += later_s
+
+    await worker.runner.tick(RUN)
+    await worker.runner.idle()
+
+    assert (await audit(core))["stale"] == stale
 
 
 async def test_a_listing_that_breaks_off_marks_nothing_stale(
