@@ -18,6 +18,7 @@ from broker.settings import CoreSettings
 from broker.store.batches import Batches
 from broker.store.claims import Claims
 from broker.store.client import StoreClient
+from broker.store.event_log import EventLog
 from broker.store.events import Events
 from broker.store.gauges import GaugesStore
 from broker.store.jobs import Jobs
@@ -49,6 +50,7 @@ class Broker:
     gauges: GaugesStore
     reports: WorkerReports
     jobs: Jobs
+    event_log: EventLog
     allocator: Allocator
     lifecycle: Lifecycle
     operations: Operations
@@ -132,7 +134,8 @@ def build(
         sync_states=SyncStates(client),
         gauges=GaugesStore(client),
         reports=WorkerReports(client),
-        jobs=Jobs(client, clock=clock),
+        jobs=Jobs(client, tenants, events, clock=clock),
+        event_log=EventLog(client),
         allocator=Allocator(
             sandboxes,
             claims,
