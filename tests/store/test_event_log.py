@@ -66,6 +66,16 @@ async def test_many_of_one_second_are_read_once_whatever_the_page(broker: Broker
     assert sorted(await seen(broker, limit, since=NOW - HOUR)) == sorted(written)
 
 
+@pytest.mark.parametrize("limit", [7, 40])
+async def test_where_one_shard_holds_nearly_all_the_others_do_not_run_ahead_of_it(
+    broker: Broker, limit: int
+) -> None:
+    """They have told everything long before it has: so it is when the count was raised within the hour."""
+    written = [await happened(broker, NOW - n, n, shards=SHARDS if n > 60 else 1) for n in range(100)]
+
+    assert await seen(broker, limit, since=NOW - HOUR) == written
+
+
 @pytest.mark.parametrize("limit", [1, 2, 100])
 async def test_a_sandboxs_history_is_its_own_and_whole_through_all_hours(broker: Broker, limit: int) -> None:
     written = [
