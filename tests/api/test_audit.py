@@ -8,9 +8,10 @@ from typing import Any
 import httpx
 import pytest
 
+from app.schemas_events import EventOut
 from broker.job import JobState
 from broker.sandbox import State
-from broker.store import table
+from broker.store.event_log import Event, event_from
 from tests.api.service import ADMIN, TRACK, Api
 from tests.api.test_jobs import a_worker, put_jobs
 from tests.api.test_roles import routes_of
@@ -62,6 +63,8 @@ class Mutation:
     actor: str = "bootstrap-admin"
     action: str
     sandbox_id: str | None = None
+    subject: str | None = None  # of the answer's facts
+    tenant: str = "acme"  # whose event it is
     before: Any
     after: Any
     reason: str | None = WHY
@@ -81,13 +84,16 @@ def moved(action: str, before: State, after: State) -> Mutation:
 def asked(kind: str, params: dict[str, str] | None = None, **more: Any) -> Mutation:
     after = {"state": "queued", "kind": kind, "params": params or {}}
     query = {"wait": "0"} | more.pop("query", {})
-    return Mutation(action="request_job", before=None, after=after, query=query, **more)
+    return Mutation(action="request_job", subject="job:{job_id}", before=None, after=after, query=query, **more)
 
 
 def of_a_job(action: str, state: JobState, after: dict[str, Any]) -> Mutation:
     told = {"kind": "sync", "params": {}} | after
     before = {"state": state}
-    return Mutation(prepare=a_job_that_is(state), path={"job_id": JOB}, action=action, before=before, after=told)
+    return Mutation(
+        prepare=a_job_that_is(state), path={"job_id": JOB}, action=action, subject="job:{job_id}",
+        before=before, after=told,
+    )  # fmt: skip
 
 
 BY_STUDENT: dict[str, Any] = {
@@ -147,7 +153,7 @@ MUTATIONS: dict[tuple[str, str], list[Mutation]] = {
     ],
     ("POST", "/v1/admin/mode"): [
         Mutation(
-            action="set_mode", body={"reason": WHY, "mode": "drained"},
+            action="set_mode", subject="mode", body={"reason": WHY, "mode": "drained"},
             before={"mode": "open"}, after={"mode": "drained"},
         )
     ],
@@ -175,10 +181,11 @@ async def caused(api: Api) -> list[dict[str, Any]]:
     return rows
 
 
-async def written(api: Api) -> list[dict[str, Any]]:
-    """What the table holds of it, by no query of ours."""
-    events = [table.decode(item) for item in await items_of(api.core) if item["pk"]["S"].startswith("EVT#")]
-    return [event for event in events if event["request_id"] == REQUEST]
+async def written(api: Api) -> list[tuple[str, Event]]:
+    """What the table holds of it, by no query of ours: with its tenant."""
+    items = [item for item in await items_of(api.core) if item["pk"]["S"].startswith("EVT#")]
+    events = [(str(item["tenant"]["S"]), event_from(item)) for item in items]
+    return [(tenant, event) for tenant, event in events if event.request_id == REQUEST]
 
 
 async def test_every_route_that_changes_something_has_an_entry_in_this_table(api: Api) -> None:
@@ -196,18 +203,17 @@ async def test_each_mutation_leaves_exactly_its_event(
     answer = await call(api, method, path, mutation)
 
     assert answer.status_code in (200, 201, 202), answer.text
-    (event,) = await caused(api)
-    (item,) = await written(api)
-    assert began <= event["at"] <= time.time()
-    assert (event["actor"], event["action"], event["request_id"]) == (mutation.actor, mutation.action, REQUEST)
-    assert (event["before"], event["after"]) == (mutation.before, mutation.after)
-    assert (event["reason"], event["holder"], event["track"]) == (mutation.reason, mutation.holder, mutation.track)
-    subject = {"set_mode": "mode"}.get(mutation.action, f"job:{answer.json().get('job_id')}")
-    assert (event["sandbox_id"], event["subject"]) == (
-        mutation.sandbox_id, None if mutation.sandbox_id else subject,
-    )  # fmt: skip
-    assert (item["tenant"], item["event_id"]) == ("acme", event["event_id"])
-    assert isinstance(event["version"], int)
+    ((tenant, event),) = await written(api)
+    assert tenant == mutation.tenant
+    if tenant == "acme":
+        assert await caused(api) == [EventOut.of(event).model_dump()]
+    assert began <= event.at <= time.time()
+    assert (event.actor, event.action, event.request_id) == (mutation.actor, mutation.action, REQUEST)
+    assert (event.before, event.after, event.reason) == (mutation.before, mutation.after, mutation.reason)
+    assert (event.holder, event.track) == (mutation.holder, mutation.track)
+    subject = mutation.subject and mutation.subject.format(**answer.json())
+    assert (event.sandbox_id, event.subject) == (mutation.sandbox_id, subject)
+    assert isinstance(event.version, int)
 
 
 @pytest.mark.parametrize(("method", "path", "mutation"), CASES)
