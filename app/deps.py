@@ -9,6 +9,7 @@ from fastapi import Depends, Header, Path, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ValidationError
 
+from app.audit import Audit
 from app.auth import Credential, Role, require
 from app.dead_letters import DeadLetters
 from app.inventory import Inventory
@@ -35,6 +36,7 @@ class Parts:
     desk: JobDesk
     selector: Selector
     dead_letters: DeadLetters
+    audit: Audit
 
 
 async def settings_of(request: Request) -> ApiSettings:

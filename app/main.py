@@ -13,6 +13,7 @@ from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
+from app.audit import Audit
 from app.auth import Authenticator, Credential, Role
 from app.cors import Cors
 from app.cursors import Cursors
@@ -27,7 +28,7 @@ from app.openapi import DocumentedApi
 from app.pool_gauges import PoolGauges
 from app.protocol import BoundedProtocol
 from app.readiness import Readiness
-from app.routes import admin, jobs, operations, ops, sandboxes, tenants
+from app.routes import admin, events, jobs, operations, ops, sandboxes, tenants
 from broker import logs
 from broker.errors import BrokerError, ForeignTable, StoreThrottled, StoreUnavailable
 from broker.loop_health import watch_loop
@@ -92,6 +93,7 @@ def _add_routes(app: FastAPI, settings: ApiSettings) -> None:
     app.include_router(jobs.router)
     app.include_router(operations.router)
     app.include_router(tenants.router)
+    app.include_router(events.router)
     app.include_router(ops.router)
     if settings.meta:
         app.include_router(ops.meta)
@@ -140,6 +142,7 @@ async def _boot(app: FastAPI, settings: ApiSettings, metrics: Metrics, stack: As
         desk=JobDesk(broker.jobs, cursors, leaving=lambda: bool(app.state.readiness.draining)),
         selector=Selector(broker.sandboxes, broker.tenants),
         dead_letters=DeadLetters(broker.jobs, broker.sandboxes),
+        audit=Audit(broker.event_log, broker.tenants, cursors),
     )
     app.state.readiness.booted(broker.client, broker.modes)
     log.info("ready", extra={"version": VERSION, "tenant": settings.tenant})

@@ -106,11 +106,8 @@ class JobOut(BaseModel):
 
     @classmethod
     def of(cls, job: Job) -> Self:
-        params = dict(job.params)
-        if "ids" in params:
-            params["ids"] = f"{len(params['ids'].split())} ids"
         same = set(cls.model_fields) - {"job_id", "params"}
-        return cls(job_id=job.id, params=params, **{name: getattr(job, name) for name in same})
+        return cls(job_id=job.id, params=job.about, **{name: getattr(job, name) for name in same})
 
 
 class JobListOut(BaseModel):

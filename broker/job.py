@@ -116,6 +116,14 @@ class Job:
         return self.queued_at + WORTH_S[self.priority]
 
     @property
+    def about(self) -> dict[str, str]:
+        """Its parameters as people are told them: of `ids`, which may be a thousand, only how many."""
+        told = dict(self.params)
+        if "ids" in told:
+            told["ids"] = f"{len(told['ids'].split())} ids"
+        return told
+
+    @property
     def percent(self) -> float | None:
         if self.state is JobState.DONE:
             return 100.0

@@ -19,6 +19,7 @@ from broker.settings import CoreSettings
 from broker.store.batches import Batches
 from broker.store.claims import Claims
 from broker.store.client import StoreClient
+from broker.store.event_log import EventLog
 from broker.store.events import Events
 from broker.store.gauges import GaugesStore
 from broker.store.jobs import Jobs
@@ -52,6 +53,7 @@ class Broker:
     reports: WorkerReports
     jobs: Jobs
     quota: Quota
+    event_log: EventLog
     allocator: Allocator
     lifecycle: Lifecycle
     operations: Operations
@@ -137,8 +139,9 @@ def build(
         sync_states=SyncStates(client),
         gauges=GaugesStore(client),
         reports=WorkerReports(client),
-        jobs=Jobs(client, clock=clock),
         quota=quota,
+        jobs=Jobs(client, tenants, events, clock=clock),
+        event_log=EventLog(client),
         allocator=Allocator(
             sandboxes,
             claims,

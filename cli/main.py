@@ -10,7 +10,21 @@ import typer
 from typer.main import get_command
 
 from broker.version import VERSION
-from cli.commands import asks, bulk, jobs, mode, moves, pools, reconcile, sandboxes, status, table, tenants
+from cli.commands import (
+    asks,
+    bulk,
+    events,
+    history,
+    jobs,
+    mode,
+    moves,
+    pools,
+    reconcile,
+    sandboxes,
+    status,
+    table,
+    tenants,
+)
 from cli.errors import PROGRAM, CliError, ReaderGone
 from cli.options import Options
 from cli.show import emit_line, say
@@ -29,6 +43,7 @@ First things first:
   sandbox-broker list --status pending_deletion    what waits for deletion?
   sandbox-broker bulk retry --reason 'INC-4711'    try failed ones again
   sandbox-broker mode drain --reason 'INC-4711'    hand out nothing new
+  sandbox-broker history ID --at 2026-11-21T10:04  who had it then?
 
 \b
 Exit codes:
@@ -79,6 +94,8 @@ def common(
 app.command("status")(status.status)
 app.command("list")(sandboxes.list_sandboxes)
 app.command("show")(sandboxes.show)
+app.command("events")(events.events)
+app.command("history")(history.history)
 app.command("dead-letters")(jobs.dead_letters)
 app.command("reconcile")(reconcile.reconcile)
 app.command("sync")(asks.sync)

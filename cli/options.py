@@ -7,7 +7,7 @@ from typing import Annotated, Final
 
 import typer
 
-from cli.api import Api
+from cli.api import Api, Body
 from cli.connection import connection_of
 from cli.show import say
 
@@ -58,6 +58,11 @@ def _id(given: str) -> str:
 
 def _ids(given: list[str]) -> list[str]:
     return list(dict.fromkeys(map(_id, given)))
+
+
+def said(reason: str | None) -> Body:
+    """The body of a request for which a reason may be given."""
+    return {} if reason is None else {"reason": reason}
 
 
 Json = Annotated[bool, typer.Option("--json", help="Print what the API answered, as JSON.")]

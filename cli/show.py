@@ -138,13 +138,21 @@ def since(at: float | None) -> str:
     return "" if at is None else span(time.time() - at)
 
 
+def moment(at: float) -> str:
+    """The instant itself, in UTC.
+
+    >>> moment(1795255440)
+    '2026-11-21 10:04:00Z'
+    """
+    return time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(at))
+
+
 def instant(at: float | None) -> str:
     """The instant itself, and how far it is from now."""
     if at is None:
         return ""
     away_s = time.time() - at
-    told = time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(at))
-    return f"{told} ({span(away_s)} ago)" if away_s >= 0 else f"{told} (in {span(-away_s)})"
+    return f"{moment(at)} ({span(away_s)} ago)" if away_s >= 0 else f"{moment(at)} (in {span(-away_s)})"
 
 
 def counted(counts: dict[str, int]) -> str:

@@ -1,5 +1,6 @@
 """Builders: the facts a test does not care about have a value here."""
 
+from dataclasses import replace
 from typing import Any
 
 from broker.job import Job, JobState, Kind
@@ -10,6 +11,11 @@ from broker.store.events import Cause
 NOW = 1_760_000_000
 
 TEST_CAUSE = Cause(actor="test", action="test", request_id="req-test")
+
+
+def said_by(actor: str) -> Cause:
+    """The cause of something that this person asked for."""
+    return replace(TEST_CAUSE, actor=actor)
 
 
 def a_sandbox(**changes: Any) -> Sandbox:

@@ -5,7 +5,17 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Depends, Path, Query, Request, Response, status
 
 from app.cursors import MAX_CHARS
-from app.deps import ID_PATTERN, Core, OperatorCaller, Settings, ViewerCaller, body_of, extend_deadline, note
+from app.deps import (
+    ID_PATTERN,
+    Core,
+    OperatorCaller,
+    Settings,
+    ViewerCaller,
+    body_of,
+    cause_of,
+    extend_deadline,
+    note,
+)
 from app.job_desk import Ask
 from app.openapi import answers, takes
 from app.schemas_jobs import (
@@ -163,18 +173,34 @@ async def job(caller: ViewerCaller, core: Core, job_id: JobId) -> JobOut:
     return JobOut.of(await core.desk.get(caller.tenant, job_id))
 
 
-@router.post("/jobs/{job_id}/cancel", response_model=JobOut, responses=_CHANGED)
-async def cancel(request: Request, caller: OperatorCaller, core: Core, job_id: JobId) -> JobOut:
+@router.post(
+    "/jobs/{job_id}/cancel",
+    response_model=JobOut,
+    responses=_CHANGED,
+    openapi_extra=takes(AskIn, example={"reason": "the wrong lab"}),
+)
+async def cancel(
+    request: Request, caller: OperatorCaller, core: Core, job_id: JobId, body: Annotated[AskIn, body_of(AskIn)]
+) -> JobOut:
     """Cancel a job: a queued one at once, a running one between two sandboxes, within 30 s."""
-    note(request, "job_cancel_requested", job_id=job_id)
-    return JobOut.of(await core.broker.jobs.request_cancel(caller.tenant, job_id, by=caller.name))
+    note(request, "job_cancel_requested", job_id=job_id, reason=body.reason)
+    cause = cause_of(request, caller, "cancel_job", reason=body.reason)
+    return JobOut.of(await core.broker.jobs.request_cancel(caller.tenant, job_id, cause=cause))
 
 
-@router.post("/jobs/{job_id}/requeue", response_model=JobOut, responses=_CHANGED)
-async def requeue(request: Request, caller: OperatorCaller, core: Core, job_id: JobId) -> JobOut:
+@router.post(
+    "/jobs/{job_id}/requeue",
+    response_model=JobOut,
+    responses=_CHANGED,
+    openapi_extra=takes(AskIn, example={"reason": "the provider is back"}),
+)
+async def requeue(
+    request: Request, caller: OperatorCaller, core: Core, job_id: JobId, body: Annotated[AskIn, body_of(AskIn)]
+) -> JobOut:
     """Queue a dead, timed out or cancelled job again, with all its attempts."""
-    note(request, "job_requeued", job_id=job_id)
-    return JobOut.of(await core.broker.jobs.requeue(caller.tenant, job_id, by=caller.name))
+    note(request, "job_requeued", job_id=job_id, reason=body.reason)
+    cause = cause_of(request, caller, "requeue_job", reason=body.reason)
+    return JobOut.of(await core.broker.jobs.requeue(caller.tenant, job_id, cause=cause))
 
 
 @router.get(

@@ -66,13 +66,18 @@ class Events:
         tenant: str,
         now: float,
         shards: int,
+        error: str | None = None,
     ) -> dict[str, Any]:
-        """The transaction item that records a change of something else than a sandbox: of `subject`."""
+        """The transaction item that records a change of something else than a sandbox: of `subject`.
+
+        `before` and `after` are JSON objects, as text.
+        """
         facts: dict[str, str | int | None] = {
             "subject": subject,
             "before": before,
             "after": after,
             "version": version,
+            "error": error,
         }
         return self._put(self._next_id(now), cause, facts, tenant=tenant, now=now, shards=shards)
 

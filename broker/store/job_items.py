@@ -28,3 +28,13 @@ def job_from(item: Item) -> Job | None:
     except ValueError:
         return None
     return Job(**known)
+
+
+def told(job: Job) -> dict[str, Any]:
+    """What its events say of it: what was asked for, how it stands, what came of it. Of ids how many."""
+    facts: dict[str, Any] = {"state": job.state, "kind": job.kind, "params": job.about}
+    if job.cancel_requested_by is not None:
+        facts["cancel_requested_by"] = job.cancel_requested_by
+    if job.result is not None:
+        facts["result"] = dict(job.result)
+    return facts

@@ -1,6 +1,7 @@
 """The broker's mode: what operators let it do. One item for all tenants, which every process asks."""
 
 import asyncio
+import json
 import random
 from dataclasses import dataclass
 from enum import StrEnum
@@ -110,8 +111,8 @@ class Modes:
             self._events.note(
                 cause,
                 subject="mode",
-                before=before.name,
-                after=after.name,
+                before=json.dumps({"mode": before.name}),
+                after=json.dumps({"mode": after.name}),
                 version=after.version,
                 tenant=tenant,
                 now=now,

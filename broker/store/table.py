@@ -73,8 +73,13 @@ def claim_key(tenant: str, holder: str, idempotency_key: str | None) -> Item:
     return primary(claim_pk(tenant, holder), sk)
 
 
+def event_partition(tenant: str, hour: int, shard: int) -> str:
+    """`hour`: since the Unix epoch."""
+    return key("EVT", tenant, hour, shard)
+
+
 def event_key(tenant: str, *, at: int, event_id: str, shards: int) -> Item:
-    return primary(key("EVT", tenant, at // 3600, shard_of(event_id, shards)), event_id)
+    return primary(event_partition(tenant, at // 3600, shard_of(event_id, shards)), event_id)
 
 
 def tenant_key(tenant: str) -> Item:

@@ -51,12 +51,16 @@ class Tenants:
             await self._client.call("update_item", **update)
         self._known.forget(table.tenant_key(name))
 
-    async def shards(self, name: str) -> int:
+    async def shards(self, name: str, *, now: bool = False) -> int:
         """How many shards to ask. A tenant without an item has the default.
+
+        It is as it was a second ago at the most; `now`: not older than this call.
 
         Raises:
             StoreThrottled, StoreUnavailable: it could not be read, said at once to everyone who waited.
         """
+        if now:
+            self._known.forget(table.tenant_key(name))
         item = await self._known.get(table.tenant_key(name))
         return self._default_shards if item is None else int(item["shards"]["N"])
 

@@ -4,10 +4,9 @@ from typing import Annotated
 
 import typer
 
-from cli.api import Body
 from cli.errors import Misused
 from cli.follow import ask
-from cli.options import Json, MaybeReason, NoWait, Wait, api_of
+from cli.options import Json, MaybeReason, NoWait, Wait, api_of, said
 
 
 def sync(
@@ -37,7 +36,7 @@ def sync(
         raise Misused(
             "--confirm makes stale whatever the listing lacks: look at 'reconcile', and say --reason why."
         )
-    body = ({"confirm": True} if confirm else {}) | _said(reason)
+    body = ({"confirm": True} if confirm else {}) | said(reason)
     ask(api_of(context), "/v1/admin/sync", body, wait_s=wait, no_wait=no_wait, as_json=as_json)
 
 
@@ -58,13 +57,9 @@ def cleanup(
       sandbox-broker cleanup --wait 60 --json
     """
     _one_of(wait, no_wait)
-    ask(api_of(context), "/v1/admin/cleanup", _said(reason), wait_s=wait, no_wait=no_wait, as_json=as_json)
+    ask(api_of(context), "/v1/admin/cleanup", said(reason), wait_s=wait, no_wait=no_wait, as_json=as_json)
 
 
 def _one_of(wait: float | None, no_wait: bool) -> None:
     if wait is not None and no_wait:
         raise Misused("--wait and --no-wait exclude each other.")
-
-
-def _said(reason: str | None) -> Body:
-    return {} if reason is None else {"reason": reason}

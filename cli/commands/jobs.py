@@ -7,7 +7,7 @@ import typer
 from cli.api import Body
 from cli.errors import PROGRAM
 from cli.follow import ENDED, follow, numbers_of, tell
-from cli.options import JobId, Json, api_of
+from cli.options import JobId, Json, MaybeReason, api_of, said
 from cli.show import (
     counted,
     emit_facts,
@@ -97,7 +97,7 @@ def watch(context: typer.Context, job_id: JobId, as_json: Json = False) -> None:
 
 
 @app.command()
-def cancel(context: typer.Context, job_id: JobId, as_json: Json = False) -> None:
+def cancel(context: typer.Context, job_id: JobId, reason: MaybeReason = None, as_json: Json = False) -> None:
     """Cancel a job.
 
     A queued one at once, a running one between two sandboxes, within 30 s. What it did stays done.
@@ -106,7 +106,7 @@ def cancel(context: typer.Context, job_id: JobId, as_json: Json = False) -> None
     Examples:
       sandbox-broker jobs cancel 1760000000000-9f8e7d6c5b4a
     """
-    job = api_of(context).post(f"/v1/admin/jobs/{job_id}/cancel")
+    job = api_of(context).post(f"/v1/admin/jobs/{job_id}/cancel", said(reason))
     if as_json:
         emit_json(job)
     elif job["state"] == "cancelled":
@@ -116,7 +116,7 @@ def cancel(context: typer.Context, job_id: JobId, as_json: Json = False) -> None
 
 
 @app.command()
-def requeue(context: typer.Context, job_id: JobId, as_json: Json = False) -> None:
+def requeue(context: typer.Context, job_id: JobId, reason: MaybeReason = None, as_json: Json = False) -> None:
     """Queue a job again that died or was cancelled.
 
     It begins anew, with all its attempts.
@@ -126,7 +126,7 @@ def requeue(context: typer.Context, job_id: JobId, as_json: Json = False) -> Non
       sandbox-broker jobs list --state dead
       sandbox-broker jobs requeue 1760000000000-9f8e7d6c5b4a
     """
-    job = api_of(context).post(f"/v1/admin/jobs/{job_id}/requeue")
+    job = api_of(context).post(f"/v1/admin/jobs/{job_id}/requeue", said(reason))
     if as_json:
         emit_json(job)
     else:

@@ -214,8 +214,8 @@ async def test_a_change_is_kept_with_who_when_and_why_and_leaves_its_event(other
     events = [table.decode(item) for item in await items_of(other) if item["pk"]["S"].startswith("EVT#acme#")]
     facts = {(e["version"], e["before"], e["after"], e["actor"], e["reason"], e["request_id"]) for e in events}
     assert facts == {
-        (1, "open", "drained", "olga", "INC-4711", "req-7"),
-        (2, "drained", "maintenance", "olga", "the table moves", "req-7"),
+        (1, '{"mode": "open"}', '{"mode": "drained"}', "olga", "INC-4711", "req-7"),
+        (2, '{"mode": "drained"}', '{"mode": "maintenance"}', "olga", "the table moves", "req-7"),
     }
     await audit(other)
 

@@ -19,7 +19,7 @@ from broker.store.table import Item
 from local.store_proxy import StoreProxy
 from tests.api.service import ADMIN, TRACK, Api, error_of, refusal
 from tests.api.test_admin_lists import in_state, put
-from tests.builders import NOW, a_job, a_running_job
+from tests.builders import NOW, a_job, a_running_job, said_by
 from tests.worker.test_runner import until
 from worker.job_context import Context, Handler
 from worker.job_run import Pace
@@ -136,7 +136,7 @@ async def test_what_ends_badly_within_the_wait_is_no_success(api: Api, end: str)
     async def end_it() -> None:
         waiting = await first_queued(api)
         if end == "cancelled":
-            await api.core.jobs.request_cancel("acme", waiting.id, by="someone")
+            await api.core.jobs.request_cancel("acme", waiting.id, cause=said_by("someone"))
             return
         leased = await api.core.jobs.lease(waiting, token="t")
         await api.core.jobs.conclude(leased, moves[end])

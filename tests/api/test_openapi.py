@@ -78,7 +78,7 @@ def test_every_route_behind_a_token_asks_for_one_and_documents_its_refusals(docu
         guarded += 1
         assert operation["security"] == [{"HTTPBearer": []}]
         assert statuses >= TOKEN_STATUSES, (method, path)
-    assert guarded == 31
+    assert guarded == 32
     assert "HTTPValidationError" not in document["components"]["schemas"]
 
 
@@ -228,6 +228,9 @@ async def about_jobs(api: Api) -> list[httpx.Response]:
         await api.admin("/jobs", limit=1),
         await api.admin("/jobs", cursor="x"),
         await api.admin("/dead-letters"),
+        await api.admin("/events", limit=3),
+        await api.admin("/events", cursor="x"),
+        await api.admin("/events", since="yesterday"),
     ]
 
 

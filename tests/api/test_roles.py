@@ -30,6 +30,7 @@ ROUTES = {
     ("POST", "/v1/admin/jobs/{job_id}/cancel"): OPERATORS,
     ("POST", "/v1/admin/jobs/{job_id}/requeue"): OPERATORS,
     ("GET", "/v1/admin/dead-letters"): VIEWERS,
+    ("GET", "/v1/admin/events"): VIEWERS,
     ("GET", "/v1/admin/sandboxes/{sandbox_id}"): VIEWERS,
     ("POST", "/v1/admin/sandboxes/{sandbox_id}/quarantine"): OPERATORS,
     ("POST", "/v1/admin/sandboxes/{sandbox_id}/reinstate"): OPERATORS,

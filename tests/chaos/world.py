@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 from fastapi import FastAPI
 
+from app.audit import Audit
 from app.cursors import Cursors
 from app.dead_letters import DeadLetters
 from app.deps import Parts
@@ -152,6 +153,7 @@ def _parts(app: FastAPI, core: Broker) -> Parts:
         desk=JobDesk(core.jobs, cursors, leaving=lambda: False),
         selector=Selector(core.sandboxes, core.tenants),
         dead_letters=DeadLetters(core.jobs, core.sandboxes),
+        audit=Audit(core.event_log, core.tenants, cursors),
     )
 
 

@@ -1,18 +1,29 @@
 """F1-F5 in the store: leases, order, ends by token, cancellation, requeue, archive; on every engine."""
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from broker.errors import JobNotFound, JobWrongState, LeaseLost, StoreUnavailable, WriteConflict
+from broker.errors import (
+    JobNotFound,
+    JobWrongState,
+    LeaseLost,
+    StoreThrottled,
+    StoreUnavailable,
+    WriteConflict,
+)
 from broker.job import ARCHIVE_S, Job, JobState, Kind, Priority, Progress
 from broker.store import table
+from broker.store.event_log import event_from
+from broker.store.events import Cause
 from broker.store.job_items import job_item
 from broker.wiring import Broker
 from local.store_proxy import StoreProxy
+from local.store_proxy.answers import Refused, error
 from tests.audit import items_of
-from tests.builders import NOW, a_job, a_running_job
+from tests.builders import NOW, a_job, a_running_job, said_by
 from tests.conftest import a_broker
 from tests.store.conftest import Clock
 
@@ -20,6 +31,14 @@ from tests.store.conftest import Clock
 async def enqueue(broker: Broker, kind: Kind = Kind.BULK_RETRY, **more: Any) -> Job:
     values: dict[str, Any] = {"params": {}, "priority": Priority.NORMAL, "requested_by": "o", "request_id": "r"}
     return await broker.jobs.enqueue(more.pop("tenant", "acme"), kind, **values | more)
+
+
+async def told(broker: Broker, tenant: str = "acme") -> list[tuple[Any, ...]]:
+    """What the events of jobs say, in their order: who did what, from which state to which, in which request."""
+    items = [item for item in await items_of(broker) if item["pk"]["S"].startswith(f"EVT#{tenant}#")]
+    events = sorted(map(event_from, items), key=lambda event: event.event_id)
+    states = [[e and e["state"] for e in (event.before, event.after)] for event in events]
+    return [(e.actor, e.action, *s, e.request_id, e.error) for e, s in zip(events, states, strict=True)]
 
 
 async def put(broker: Broker, job: Job) -> Job:
@@ -61,9 +80,9 @@ async def test_another_tenants_job_is_nobodys(broker: Broker) -> None:
     assert await broker.jobs.get("rival", job.id) is None
     assert await queue(broker, "rival") == []
     with pytest.raises(JobNotFound):
-        await broker.jobs.request_cancel("rival", job.id, by="x")
+        await broker.jobs.request_cancel("rival", job.id, cause=said_by("x"))
     with pytest.raises(JobNotFound):
-        await broker.jobs.requeue("rival", job.id, by="x")
+        await broker.jobs.requeue("rival", job.id, cause=said_by("x"))
     assert (await stored(broker, job)).version == 1
 
 
@@ -122,7 +141,7 @@ async def test_of_two_who_lease_a_job_one_does(broker: Broker) -> None:
 
 async def test_a_beat_writes_the_progress_and_tells_what_else_has_happened(broker: Broker, clock: Clock) -> None:
     leased = await broker.jobs.lease(await enqueue(broker), token="t")
-    await broker.jobs.request_cancel("acme", leased.id, by="operator-2")
+    await broker.jobs.request_cancel("acme", leased.id, cause=said_by("operator-2"))
     clock.now += 5
 
     renewed = await broker.jobs.renew(leased, Progress(done=3, failed=1, total=9))
@@ -180,7 +199,7 @@ async def test_an_ended_job_is_neither_renewed_nor_taken_over(broker: Broker) ->
 async def test_an_end_that_meets_a_beat_and_a_request_is_written_on_what_they_left(broker: Broker) -> None:
     leased = await broker.jobs.lease(await enqueue(broker), token="t")
     await broker.jobs.renew(leased, Progress(done=2, total=4))
-    await broker.jobs.request_cancel("acme", leased.id, by="operator-2")
+    await broker.jobs.request_cancel("acme", leased.id, cause=said_by("operator-2"))
 
     await broker.jobs.conclude(leased, lambda job: job.fail(error="E", now=NOW, retry_at=NOW + 9))
 
@@ -210,8 +229,8 @@ async def test_a_failed_job_waits_in_its_old_place(broker: Broker) -> None:
 async def test_a_queued_job_is_cancelled_at_once_and_again_with_the_same_answer(broker: Broker) -> None:
     job = await enqueue(broker)
 
-    cancelled = await broker.jobs.request_cancel("acme", job.id, by="operator-2")
-    again = await broker.jobs.request_cancel("acme", job.id, by="operator-3")
+    cancelled = await broker.jobs.request_cancel("acme", job.id, cause=said_by("operator-2"))
+    again = await broker.jobs.request_cancel("acme", job.id, cause=said_by("operator-3"))
 
     assert cancelled == again == await stored(broker, job)
     assert (cancelled.state, cancelled.cancel_requested_by, cancelled.cancel_requested_at) == (
@@ -225,7 +244,7 @@ async def test_a_running_job_is_flagged_by_the_first_who_asks(broker: Broker) ->
     leased = await broker.jobs.lease(await enqueue(broker), token="t")
 
     for who in ("operator-2", "operator-3"):
-        flagged = await broker.jobs.request_cancel("acme", leased.id, by=who)
+        flagged = await broker.jobs.request_cancel("acme", leased.id, cause=said_by(who))
 
     assert (flagged.state, flagged.cancel_requested_by) == (JobState.RUNNING, "operator-2")
     assert flagged == await stored(broker, leased)
@@ -236,7 +255,7 @@ async def test_what_has_ended_cannot_be_cancelled(broker: Broker, state: JobStat
     job = await put(broker, a_job(state=state, finished_at=NOW, cancel_requested_by="too late"))
 
     with pytest.raises(JobWrongState):
-        await broker.jobs.request_cancel("acme", job.id, by="o")
+        await broker.jobs.request_cancel("acme", job.id, cause=said_by("o"))
 
     assert await stored(broker, job) == job
 
@@ -246,7 +265,8 @@ async def test_of_two_who_requeue_a_dead_job_one_does(broker: Broker, state: Job
     job = await put(broker, a_running_job(state=state, finished_at=NOW, ttl=NOW + 99, attempt=5))
 
     results = await asyncio.gather(
-        *(broker.jobs.requeue("acme", job.id, by=f"operator-{n}") for n in range(2)), return_exceptions=True
+        *(broker.jobs.requeue("acme", job.id, cause=said_by(f"operator-{n}")) for n in range(2)),
+        return_exceptions=True,
     )
 
     assert sorted(type(result) for result in results if not isinstance(result, Job)) == [JobWrongState]
@@ -261,7 +281,7 @@ async def test_what_did_not_fail_cannot_be_requeued(broker: Broker, state: JobSt
     job = await put(broker, a_running_job(state=state))
 
     with pytest.raises(JobWrongState):
-        await broker.jobs.requeue("acme", job.id, by="o")
+        await broker.jobs.requeue("acme", job.id, cause=said_by("o"))
 
     assert await stored(broker, job) == job
 
@@ -282,7 +302,7 @@ async def test_an_ended_job_is_there_for_thirty_days_and_hidden_after_though_the
     clock.now += 1
     assert await seen() == (False, 0, 0)
     with pytest.raises(JobNotFound):
-        await broker.jobs.requeue("acme", dead.id, by="o")
+        await broker.jobs.requeue("acme", dead.id, cause=said_by("o"))
     assert table.job_key("acme", dead.id)["pk"] in [item["pk"] for item in await items_of(broker)]
 
 
@@ -313,7 +333,7 @@ async def test_attributes_of_a_newer_release_survive_every_write_of_this_one(bro
     leased = await broker.jobs.lease(job, token="t")
     await broker.jobs.renew(leased, Progress(done=1))
     await broker.jobs.conclude(leased, lambda j: j.time_out(error="E", now=NOW))
-    await broker.jobs.requeue("acme", job.id, by="o")
+    await broker.jobs.requeue("acme", job.id, cause=said_by("o"))
 
     item = next(i for i in await items_of(broker) if i["pk"] == table.job_key("acme", job.id)["pk"])
     assert item["future"] == {"L": [{"N": "1"}]}
@@ -342,11 +362,11 @@ async def test_a_write_whose_answer_is_lost_is_looked_for_and_counts(
         writes = {
             "enqueue": lambda: enqueue(broker),
             "lease": lambda: broker.jobs.lease(job, token="t"),
-            "requeue": lambda: broker.jobs.requeue("acme", job.id, by="o"),
-            "cancel": lambda: broker.jobs.request_cancel("acme", job.id, by="o"),
+            "requeue": lambda: broker.jobs.requeue("acme", job.id, cause=said_by("o")),
+            "cancel": lambda: broker.jobs.request_cancel("acme", job.id, cause=said_by("o")),
             "conclude": lambda: broker.jobs.conclude(job, lambda j: j.finish({}, now=NOW)),
         }
-        proxy.faults.change({"lose_answer_next": 1, "lose_answer_ops": ["PutItem", "UpdateItem"]})
+        proxy.faults.change({"lose_answer_next": 1, "lose_answer_ops": ["TransactWriteItems", "UpdateItem"]})
 
         after = await writes[write]()
 
@@ -366,8 +386,8 @@ async def test_a_job_that_begins_before_its_lost_answer_is_looked_for_is_queued_
             rows, _ = await worker.jobs.page("acme", JobState.QUEUED, limit=1)
             await worker.jobs.lease(rows[0], token="t")
 
-        proxy.faults.change({"lose_answer_next": 1, "lose_answer_ops": ["PutItem"]})
-        with proxy.after("PutItem", take):
+        proxy.faults.change({"lose_answer_next": 1, "lose_answer_ops": ["TransactWriteItems"]})
+        with proxy.after("TransactWriteItems", take):
             job = await enqueue(broker)
 
         assert proxy.faults.lose_answer_next == 0
@@ -394,3 +414,149 @@ async def test_a_stale_index_makes_nobody_join_what_has_begun(proxy: StoreProxy,
 
         assert await queue(broker) == [first.id], "the index still shows it as queued"
         assert (await enqueue(broker, Kind.SYNC)).id != first.id
+
+
+ENDS = {
+    "done": (lambda job: job.finish({"ok": 1}, now=NOW), "done", None),
+    "failed": (lambda job: job.fail(error="E", now=NOW, retry_at=NOW + 9), None, None),
+    "failed for the last time": (
+        lambda job: replace(job, attempt=job.max_attempts).fail(error="E", now=NOW, retry_at=NOW), "dead", "E",
+    ),
+    "timed out": (lambda job: job.time_out(error="DEADLINE", now=NOW), "timed_out", "DEADLINE"),
+    "stopped": (lambda job: job.stop(now=NOW), "cancelled", None),
+    "handed back": (lambda job: job.hand_back(now=NOW), None, None),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("end", ENDS)
+async def test_the_asking_and_the_end_are_events_and_what_is_between_is_none(broker: Broker, end: str) -> None:
+    move, state, error = ENDS[end]
+    leased = await broker.jobs.lease(await enqueue(broker), token="t")
+    await broker.jobs.renew(leased, Progress(done=3, failed=1, total=9))
+
+    for _ in range(2):
+        await broker.jobs.conclude(leased, move)
+
+    asking = ("o", "request_job", None, "queued", "r", None)
+    ended = [("worker:jobs", "end_job", "running", state, "r", error)] if state else []
+    assert await told(broker) == [asking, *ended]
+
+
+async def test_a_job_that_kills_its_workers_ends_with_an_event(broker: Broker) -> None:
+    job = await put(broker, a_running_job(attempt=4))
+
+    again = await broker.jobs.take_over(job, token="b")
+    assert await told(broker) == []
+    await broker.jobs.take_over(again, token="c")
+
+    ((actor, action, before, after, request_id, error),) = await told(broker)
+    assert (actor, action, before, after, request_id) == ("worker:jobs", "end_job", "running", "dead", "req-test")
+    assert "KILLED_ITS_WORKER" in error
+
+
+async def test_what_people_ask_of_a_job_is_told_with_who_and_in_which_request(broker: Broker) -> None:
+    leased = await broker.jobs.lease(await enqueue(broker), token="t")
+    olga = Cause(actor="olga", action="cancel_job", request_id="req-1", reason="the wrong lab")
+    await broker.jobs.request_cancel("acme", leased.id, cause=olga)
+    await broker.jobs.request_cancel("acme", leased.id, cause=replace(olga, actor="too late"))
+    await broker.jobs.conclude(leased, lambda job: job.stop(now=NOW))
+    await broker.jobs.requeue(
+        "acme", leased.id, cause=Cause(actor="ada", action="requeue_job", request_id="req-2")
+    )
+
+    assert await told(broker) == [
+        ("o", "request_job", None, "queued", "r", None),
+        ("olga", "cancel_job", "running", "running", "req-1", None),
+        ("worker:jobs", "end_job", "running", "cancelled", "r", None),
+        ("ada", "requeue_job", "cancelled", "queued", "req-2", None),
+    ]
+    events = [table.decode(i) for i in await items_of(broker) if i["pk"]["S"].startswith("EVT#")]
+    assert {event["subject"] for event in events} == {f"job:{leased.id}"}
+    assert [event["reason"] for event in events if event["actor"] == "olga"] == ["the wrong lab"]
+
+
+async def test_joining_a_sync_that_waits_changes_nothing_and_is_no_event(broker: Broker) -> None:
+    await enqueue(broker, Kind.SYNC)
+    await enqueue(broker, Kind.SYNC, requested_by="p", request_id="q")
+
+    assert await told(broker) == [("o", "request_job", None, "queued", "r", None)]
+
+
+async def test_of_two_who_cancel_or_requeue_at_once_one_leaves_an_event(broker: Broker) -> None:
+    job = await enqueue(broker)
+    await asyncio.gather(*(broker.jobs.request_cancel("acme", job.id, cause=said_by(f"c{n}")) for n in range(3)))
+    requeues = [broker.jobs.requeue("acme", job.id, cause=said_by(f"r{n}")) for n in range(3)]
+    await asyncio.gather(*requeues, return_exceptions=True)
+
+    assert [(before, after) for _, _, before, after, *_ in await told(broker)] == [
+        (None, "queued"), ("queued", "cancelled"), ("cancelled", "queued"),
+    ]  # fmt: skip
+
+
+async def test_a_beat_that_meets_a_request_to_cancel_keeps_its_lease(proxy: StoreProxy, table_name: str) -> None:
+    """DynamoDB refuses a write of an item that a transaction is at: that is no word about the lease."""
+    async with a_broker(proxy.url, table_name, clock=Clock(NOW)) as broker:
+        leased = await broker.jobs.lease(await enqueue(broker), token="t")
+        committed, release = asyncio.Event(), asyncio.Event()
+
+        async def hold(_: object) -> None:
+            committed.set()
+            await release.wait()
+
+        async def let_go(_: object) -> None:
+            release.set()
+            await cancelling
+
+        with proxy.after("TransactWriteItems", hold):
+            cancelling = asyncio.create_task(broker.jobs.request_cancel("acme", leased.id, cause=said_by("o")))
+            await committed.wait()
+            with proxy.after("GetItem", let_go):
+                renewed = await broker.jobs.renew(leased, Progress(done=2))
+
+        assert proxy.counts.faults["real_conflict"] == 1
+        assert (renewed.done, renewed.beat, renewed.cancel_requested_by) == (2, 1, "o")
+
+
+async def test_a_beat_that_never_gets_its_turn_is_trouble_and_no_lost_lease(
+    proxy: StoreProxy, table_name: str
+) -> None:
+    async with a_broker(proxy.url, table_name, clock=Clock(NOW)) as broker:
+        leased = await broker.jobs.lease(await enqueue(broker), token="t")
+
+        async def conflict(_: object) -> None:
+            raise Refused(error("TransactionConflictException", "a transaction is at it"))
+
+        with proxy.before("UpdateItem", conflict), pytest.raises(StoreUnavailable):
+            await broker.jobs.renew(leased, Progress())
+
+        assert (await stored(broker, leased)).lease_token == "t"
+
+
+@pytest.mark.parametrize("slot", [0, 1])
+async def test_a_request_that_meets_a_conflict_is_tried_again_and_told_once(
+    proxy: StoreProxy, table_name: str, slot: int
+) -> None:
+    async with a_broker(proxy.url, table_name, clock=Clock(NOW)) as broker:
+        job = await enqueue(broker)
+        proxy.faults.change({"conflict_next": {str(slot): 3}})
+
+        cancelled = await broker.jobs.request_cancel("acme", job.id, cause=said_by("o"))
+
+        assert cancelled == await stored(broker, job)
+        assert [action for _, action, *_ in await told(broker)] == ["request_job", "test"]
+
+
+async def test_a_job_that_cannot_be_queued_leaves_no_event_and_is_trouble(
+    proxy: StoreProxy, table_name: str
+) -> None:
+    async with a_broker(proxy.url, table_name, clock=Clock(NOW)) as broker:
+        for fault, raised in (
+            ({"throttle_next": 1, "throttle_ops": ["TransactWriteItems"]}, StoreThrottled),
+            ({"conflict_next": {"0": 1}}, StoreUnavailable),
+            ({"reset_next": 1}, StoreUnavailable),
+        ):
+            proxy.faults.change(fault)
+            with pytest.raises(raised):
+                await enqueue(broker)
+        assert await queue(broker) == []
+        assert await told(broker) == []

@@ -13,7 +13,7 @@ from broker.sandbox import State
 from broker.selection import Selector
 from broker.wiring import Broker
 from tests.audit import audit
-from tests.builders import NOW, TEST_CAUSE, a_job, a_sandbox
+from tests.builders import NOW, TEST_CAUSE, a_job, a_sandbox, said_by
 from tests.worker.test_runner import FAST, RUN, stored, until
 from worker.job_context import Context, HandedBack, Handler, JobCancelled, Stopped
 from worker.job_run import Pace
@@ -154,7 +154,7 @@ async def test_a_cancelled_bulk_job_stops_between_sandboxes_and_leaves_each_in_a
     slow = Slow(core, after=2)
     runner, job = await run(core, slow, pace=Pace(beat_s=0.05))
     await slow.in_the_middle.wait()
-    await core.jobs.request_cancel("acme", job.id, by="operator-2")
+    await core.jobs.request_cancel("acme", job.id, cause=said_by("operator-2"))
 
     beat = (await stored(core, job)).beat
 

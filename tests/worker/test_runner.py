@@ -14,7 +14,7 @@ from broker.job import MAX_ATTEMPTS, Job, JobState, Kind, Priority, Progress
 from broker.store.jobs import Jobs
 from broker.wiring import Broker
 from local.store_proxy import StoreProxy
-from tests.builders import NOW
+from tests.builders import NOW, said_by
 from tests.conftest import a_broker
 from tests.store.conftest import Clock
 from worker.job_context import Context, HandedBack, Handler, JobCancelled
@@ -358,7 +358,7 @@ async def test_two_slots_run_two_jobs_and_the_third_waits(core: Broker) -> None:
 async def test_a_cancelled_job_stops_at_its_next_checkpoint(core: Broker) -> None:
     work = Work()
     async with running(core, work) as (runner, job):
-        await core.jobs.request_cancel("acme", job.id, by="operator-2")
+        await core.jobs.request_cancel("acme", job.id, cause=said_by("operator-2"))
         await runner.idle()
 
     ended = await stored(core, job)
@@ -370,7 +370,7 @@ async def test_a_cancelled_job_stops_at_its_next_checkpoint(core: Broker) -> Non
 async def test_a_cancelled_job_that_does_not_stop_by_itself_is_cut(core: Broker) -> None:
     work = Work(stubborn=True)
     async with running(core, work) as (runner, job):
-        await core.jobs.request_cancel("acme", job.id, by="operator-2")
+        await core.jobs.request_cancel("acme", job.id, cause=said_by("operator-2"))
         await runner.idle()
 
     assert work.stopped_by == ["CancelledError"]
@@ -379,7 +379,7 @@ async def test_a_cancelled_job_that_does_not_stop_by_itself_is_cut(core: Broker)
 
 async def test_a_job_that_was_cancelled_in_the_queue_is_never_run(core: Broker) -> None:
     job = await a_job_queued(core)
-    await core.jobs.request_cancel("acme", job.id, by="o")
+    await core.jobs.request_cancel("acme", job.id, cause=said_by("o"))
     work = Work()
 
     ended = await run_to_the_end(core, job, work)
@@ -542,7 +542,7 @@ async def test_an_end_whose_answer_is_lost_is_written_once(proxy: StoreProxy, ta
         job = await a_job_queued(core)
 
         async def handler(_: Context) -> Counter[str]:
-            proxy.faults.change({"lose_answer_next": 1, "lose_answer_ops": ["UpdateItem"]})
+            proxy.faults.change({"lose_answer_next": 1, "lose_answer_ops": ["TransactWriteItems"]})
             return Counter(ok=1)
 
         ended = await run_to_the_end(core, job, handler, pace=Pace(beat_s=60))
@@ -584,7 +584,9 @@ async def test_a_dead_heartbeat_stops_the_job(
     work = Work()
 
     with caplog.at_level(logging.ERROR, logger="worker"):
-        ended = await run_to_the_end(core, job, work, jobs=Heartless(core.client, clock=clock))
+        ended = await run_to_the_end(
+            core, job, work, jobs=Heartless(core.client, core.tenants, core.events, clock=clock)
+        )
 
     assert len(work.stopped_by) == 1
     assert (ended.state, ended.error) == (JobState.QUEUED, "HEARTBEAT_DIED")

@@ -1,0 +1,58 @@
+"""Lists of events for viewers: who changed what, newest first, page by page."""
+
+import time
+from collections.abc import Callable
+from dataclasses import astuple, dataclass
+from typing import Final
+
+from app.cursors import Cursors
+from broker.store.event_log import Event, EventLog, Sought, place
+from broker.store.tenants import Tenants
+
+_MAX_QUERIES: Final = 80
+"""Per page: see Inventory. With four shards that is twenty hours in which nothing happened."""
+_CLOCKS_APART_S: Final = 60
+"""So far in the future may the events of a process be whose clock is ahead."""
+
+
+@dataclass(frozen=True, slots=True)
+class EventPage:
+    events: list[Event]
+    cursor: str | None
+
+
+class Audit:
+    """Pages through one tenant's events of the last 30 days."""
+
+    def __init__(
+        self, log: EventLog, tenants: Tenants, cursors: Cursors, *, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._log = log
+        self._tenants = tenants
+        self._cursors = cursors
+        self._clock = clock
+
+    async def page(self, tenant: str, sought: Sought, *, limit: int, cursor: str | None) -> EventPage:
+        """Up to `limit` events, and the cursor of the next page; None after the last.
+
+        Every event that was there when the first page was asked for is on one page; no event is on two.
+
+        Raises:
+            InvalidCursor: not one of this tenant's for these filters.
+        """
+        scope = (tenant, "events", *("" if fact is None else str(fact) for fact in astuple(sought)))
+        now = int(self._clock())
+        latest = now + _CLOCKS_APART_S
+        newest = latest if sought.until is None else min(sought.until, latest)
+        before: str | None = self._cursors.decode(cursor, scope=scope)["before"] if cursor else place(newest + 1)
+        shards = await self._tenants.shards(tenant, now=True)  # one that was added holds events at once
+        events: list[Event] = []
+        queries = 0
+        while before is not None and len(events) < limit and queries < _MAX_QUERIES:
+            part = await self._log.part(
+                tenant, sought, before=before, now=now, shards=shards, limit=limit - len(events)
+            )
+            events += part.events
+            before = part.before
+            queries += part.queries
+        return EventPage(events, None if before is None else self._cursors.encode({"before": before}, scope=scope))

@@ -1,0 +1,53 @@
+"""Who changed what, and when: the audit log. Every answer is about the caller's own tenant."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Query
+
+from app.cursors import MAX_CHARS
+from app.deps import ID_PATTERN, Core, ViewerCaller
+from app.instants import Instant
+from app.openapi import answers
+from app.schemas_events import EventListOut, EventOut
+from broker import errors
+from broker.store.event_log import Sought
+
+router = APIRouter(prefix="/v1/admin", tags=["audit"])
+
+
+async def sought_of(
+    sandbox: Annotated[str | None, Query(pattern=ID_PATTERN, description="Only this sandbox's.")] = None,
+    actor: Annotated[
+        str | None, Query(min_length=1, max_length=128, description="Only by this credential, or worker's task.")
+    ] = None,
+    action: Annotated[
+        str | None, Query(min_length=1, max_length=128, description="Only this: `allocate`, `quarantine`, …")
+    ] = None,
+    request: Annotated[str | None, Query(pattern=ID_PATTERN, description="Only what this request caused.")] = None,
+    since: Annotated[
+        Instant | None, Query(description="From this instant on: Unix seconds, or ISO 8601 in UTC.")
+    ] = None,
+    until: Annotated[Instant | None, Query(description="Up to this instant, its second included.")] = None,
+) -> Sought:
+    return Sought(sandbox_id=sandbox, actor=actor, action=action, request_id=request, since=since, until=until)
+
+
+@router.get(
+    "/events",
+    response_model=EventListOut,
+    responses=answers("One page of events.", errors.InvalidCursor),
+)
+async def events(
+    caller: ViewerCaller,
+    core: Core,
+    sought: Annotated[Sought, Depends(sought_of)],
+    limit: Annotated[int, Query(ge=1, le=1000, description="Rows on a page.")] = 100,
+    cursor: Annotated[str | None, Query(max_length=MAX_CHARS, description="`cursor` of the page before.")] = None,
+) -> EventListOut:
+    """List who changed what in the last 30 days, newest first; `?sandbox=…` is one sandbox's whole history.
+
+    Follow `cursor` until it is null: a page may be empty, as a page walks through some hours only.
+    """
+    page = await core.audit.page(caller.tenant, sought, limit=limit, cursor=cursor)
+    rows = [EventOut.of(event) for event in page.events]
+    return EventListOut(events=rows, count=len(rows), cursor=page.cursor)
