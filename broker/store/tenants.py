@@ -162,12 +162,12 @@ class Tenants:
         self, before: Tenant | None, after: Tenant, cause: Cause, *, now: float, shards: int
     ) -> dict[str, Any]:
         told_before, told_after = {} if before is None else _told(before), _told(after)
-        differ = {name for name in told_before | told_after if told_before.get(name) != told_after.get(name)}
+        differ = {name for name, value in told_after.items() if told_before.get(name) != value}
         return self._events.note(
             cause,
             subject="tenant",
-            before=json.dumps({name: told_before.get(name) for name in sorted(differ)}),
-            after=json.dumps({name: told_after.get(name) for name in sorted(differ)}),
+            before=None if before is None else json.dumps({name: told_before[name] for name in sorted(differ)}),
+            after=json.dumps({name: told_after[name] for name in sorted(differ)}),
             version=after.version,
             tenant=after.name,
             now=now,

@@ -157,6 +157,25 @@ MUTATIONS: dict[tuple[str, str], list[Mutation]] = {
             before={"mode": "open"}, after={"mode": "drained"},
         )
     ],
+    ("POST", "/v1/admin/tenants"): [
+        Mutation(
+            action="create_tenant", subject="tenant", tenant="north",
+            body={"reason": WHY, "name": "north", "max_live": 3},
+            before=None, after={"max_live": 3, "prefixes": [], "drained": {}},
+        )
+    ],
+    ("PATCH", "/v1/admin/tenants/{tenant}"): [
+        Mutation(
+            action="change_tenant", subject="tenant", path={"tenant": "acme"}, body={"reason": WHY, "lease_s": 60},
+            before={"lease_s": None}, after={"lease_s": 60},
+        )
+    ],
+    ("POST", "/v1/admin/pools"): [
+        Mutation(
+            action="drain_pool", subject="tenant", body={"reason": WHY, "prefix": "lab-", "state": "drained"},
+            before={"drained": {}}, after={"drained": {"lab-": WHY}},
+        )
+    ],
 }  # fmt: skip
 """By route. A new route that changes something needs an entry here, and with it an event."""
 CASES = [
