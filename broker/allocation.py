@@ -41,6 +41,7 @@ from broker.store.events import Cause
 from broker.store.modes import Modes
 from broker.store.sandboxes import Sandboxes
 from broker.store.table import sandbox_from
+from broker.store.tenants import Tenants
 
 MAX_TRANSACTIONS: Final = 8
 """Per request. Past it the answer is 503: contention is never sold as an empty pool."""
@@ -76,6 +77,7 @@ class Allocation:
     allocated_at: int
     expires_at: int
     track: str | None
+    generation: int | None
     created: bool
 
     @classmethod
@@ -87,6 +89,7 @@ class Allocation:
             allocated_at=claim.allocated_at,
             expires_at=claim.expires_at,
             track=claim.track,
+            generation=claim.generation,
             created=created,
         )
 
@@ -100,6 +103,7 @@ class Allocator:
         claims: Claims,
         candidates: Candidates,
         modes: Modes,
+        tenants: Tenants,
         metrics: Metrics,
         *,
         lease_s: int,
@@ -111,6 +115,7 @@ class Allocator:
         self._claims = claims
         self._candidates = candidates
         self._modes = modes
+        self._tenants = tenants
         self._metrics = metrics
         self._lease_s = lease_s
         self._max_per_holder = max_per_holder
@@ -234,11 +239,12 @@ class Allocator:
     ) -> Claim | TransactionRefused | BrokerError:
         """The one write of an allocation: the claim if there is none, the sandbox if it is still as seen."""
         now = self._clock()
-        after = candidate.allocate(
-            holder=wish.holder, claim_key=wish.key, track=wish.track, now=int(now), lease_s=self._lease_s
-        )
-        claim = Claim.on(after, wish=wish.digest(), attempt_id=attempt_id)
         try:
+            lease_s = (await self._tenants.get(candidate.tenant)).limits.lease_s or self._lease_s
+            after = candidate.allocate(
+                holder=wish.holder, claim_key=wish.key, track=wish.track, now=int(now), lease_s=lease_s
+            )
+            claim = Claim.on(after, wish=wish.digest(), attempt_id=attempt_id)
             await self._sandboxes.allocate(candidate, after, claim, cause, now=now)
         except TransactionRefused as refused:
             self._metrics.allocation_transactions.labels(_kind(refused)).inc()

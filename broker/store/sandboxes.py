@@ -164,11 +164,25 @@ class Sandboxes:
         Raises:
             WriteConflict: someone else moved this sandbox first.
         """
+        await self._with_claim(before, after, self._claims.end(after), cause, now=now)
+
+    async def extend(self, before: Sandbox, after: Sandbox, cause: Cause, *, now: float) -> None:
+        """Make an allocation last longer: the sandbox, its claim and the event, all or nothing.
+
+        Raises:
+            WriteConflict: someone else moved this sandbox first.
+        """
+        await self._with_claim(before, after, self._claims.extend(after), cause, now=now)
+
+    async def _with_claim(
+        self, before: Sandbox, after: Sandbox, claim: dict[str, Any], cause: Cause, *, now: float
+    ) -> None:
+        """Write `before -> after`, its event and its claim's part; without that where the claim is another's."""
         shards = await self._tenants.shards(before.tenant)
         step = self.step(before, after, shards=shards)
         event = self._events.of(cause, after, before=before, now=now, shards=shards)
         try:
-            await self._client.transact(step, event, self._claims.end(after))
+            await self._client.transact(step, event, claim)
         except TransactionRefused as refused:
             if not _alone(refused, slot=2):
                 raise _lost(refused) from refused
