@@ -16,7 +16,9 @@ FIELDS = {"sandbox_id": str, "name": str, "external_id": str, "allocated_at": in
 ALLOCATION = FIELDS | {"generation": int}
 
 
-async def test_an_allocation_answers_201_with_the_five_fields_that_clients_rely_on_and_its_generation(api: Api) -> None:
+async def test_an_allocation_answers_201_with_the_five_fields_that_clients_rely_on_and_its_generation(
+    api: Api,
+) -> None:
     await api.fill(1)
 
     answer = await api.allocate("student-1")

@@ -15,6 +15,8 @@ TRANSITIONS: dict[str, tuple[set[State], State | None, Any]] = {
         State.ALLOCATED,
         lambda s: s.allocate(holder="h", claim_key=None, track=None, now=NOW, lease_s=60),
     ),
+    "extend": ({State.ALLOCATED}, None, lambda s: s.extend(until=NOW + 90)),
+    "beat": ({State.ALLOCATED}, None, lambda s: s.beat(now=NOW)),
     "end": ({State.ALLOCATED}, State.PENDING_DELETION, lambda s: s.end(by=EndedBy.RELEASE, now=NOW)),
     "lease": ({State.PENDING_DELETION}, None, lambda s: s.lease(token="t", now=NOW, lease_s=90)),
     "finish": ({State.PENDING_DELETION}, State.DELETED, lambda s: s.finish_deletion(now=NOW)),
