@@ -45,6 +45,11 @@ TRANSITIONS: dict[str, tuple[set[State], State | None, Any]] = {
 }
 
 
+@pytest.mark.parametrize(("until", "ends"), [(NOW + 4 * 3600 - 1, NOW + 4 * 3600), (NOW + 9 * 3600,) * 2])
+def test_an_extension_is_never_one_to_an_earlier_end(until: int, ends: int) -> None:
+    assert an_allocated_sandbox().extend(until=until).expires_at == ends
+
+
 @pytest.mark.parametrize("state", State)
 @pytest.mark.parametrize("name", TRANSITIONS)
 def test_a_transition_starts_from_its_states_and_no_other(name: str, state: State) -> None:
