@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 
@@ -16,6 +18,7 @@ from app.inventory import Inventory
 from app.job_desk import JobDesk
 from app.pool_gauges import PoolGauges
 from app.readiness import Readiness
+from app.schemas import ReleaseIn
 from broker.allocation import Wish
 from broker.errors import InvalidInput, MissingSandboxId, NotReady
 from broker.selection import Selector
@@ -129,18 +132,28 @@ def extend_deadline(request: Request, seconds: float) -> None:
 TrackCaller = Annotated[Credential, Depends(require(Role.TRACK))]
 
 
-async def json_or_nothing(request: Request, _: TrackCaller) -> None:
-    """These routes take no body. One that is sent must at least be JSON: else it was meant for something else.
+async def json_or_nothing(request: Request, _: TrackCaller) -> Any:
+    """These routes need no body. One that is sent must at least be JSON: else it was meant for something else.
 
     Raises:
         InvalidInput: it is not.
     """
     if not (body := (await request.body()).strip()):
-        return
+        return None
     try:
-        json.loads(body)
+        return json.loads(body)
     except (ValueError, RecursionError):
         raise InvalidInput("body", "is not valid JSON; this route needs none") from None
+
+
+async def release_of(sent: Annotated[Any, Depends(json_or_nothing)]) -> ReleaseIn:
+    """What a release says of itself: nothing, where none or other JSON was sent.
+
+    Raises:
+        RequestValidationError: its generation is none.
+    """
+    with _named_as_body():
+        return ReleaseIn.model_validate(sent if isinstance(sent, dict) else {})
 
 
 ViewerCaller = Annotated[Credential, Depends(require(Role.VIEWER))]
@@ -151,26 +164,34 @@ PlatformAdmin = Annotated[Credential, Depends(require(Role.ADMIN, platform=True)
 Body = TypeVar("Body", bound=BaseModel)
 
 
+@contextmanager
+def _named_as_body() -> Iterator[None]:
+    """What a model refuses is said of the body."""
+    try:
+        yield
+    except ValidationError as error:
+        problems = error.errors(include_url=False, include_context=False, include_input=False)
+        raise RequestValidationError(
+            [{"loc": ("body", *p["loc"]), "msg": p["msg"].removeprefix("Value error, ")} for p in problems]
+        ) from None
+
+
 def body_of(model: type[Body], role: Role = Role.OPERATOR, *, platform: bool = False) -> Any:
-    """A dependency: the JSON body of a caller with this role; none is `{}`. It is looked at once that is known.
+    """A dependency: the JSON body of who has the role; none is `{}`. It is looked at once the caller is known.
 
     Raises:
         RequestValidationError: it is no JSON, or not such a one.
     """
 
     async def body(request: Request, _: Annotated[Credential, Depends(require(role, platform=platform))]) -> Body:
-        try:
+        with _named_as_body():
             return model.model_validate_json((await request.body()).strip() or b"{}")
-        except ValidationError as error:
-            problems = error.errors(include_url=False, include_context=False, include_input=False)
-            raise RequestValidationError(
-                [{"loc": ("body", *p["loc"]), "msg": p["msg"].removeprefix("Value error, ")} for p in problems]
-            ) from None
 
     return Depends(body)
 
 
 Holder = Annotated[str, Depends(holder_of)]
+ReleaseSaid = Annotated[ReleaseIn, Depends(release_of)]
 WishIn = Annotated[Wish, Depends(wish_of)]
 Core = Annotated[Parts, Depends(parts_of)]
 Settings = Annotated[ApiSettings, Depends(settings_of)]

@@ -34,6 +34,8 @@ STATUS: dict[type[BrokerError], int] = {
     errors.QuotaExceeded: 409,
     errors.IdempotencyKeyReused: 409,
     errors.HolderLimitReached: 409,
+    errors.StaleGeneration: 409,
+    errors.ExtensionLimit: 409,
     errors.WrongState: 409,
     errors.AllocationEnded: 410,
     errors.AllocationExpired: 410,

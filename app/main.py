@@ -28,7 +28,7 @@ from app.openapi import DocumentedApi
 from app.pool_gauges import PoolGauges
 from app.protocol import BoundedProtocol
 from app.readiness import Readiness
-from app.routes import admin, events, jobs, operations, ops, sandboxes, tenants
+from app.routes import admin, events, holders, jobs, operations, ops, sandboxes, tenants
 from broker import logs
 from broker.errors import BrokerError, ForeignTable, StoreThrottled, StoreUnavailable
 from broker.loop_health import watch_loop
@@ -89,6 +89,7 @@ def create_app(settings: ApiSettings) -> FastAPI:
 
 def _add_routes(app: FastAPI, settings: ApiSettings) -> None:
     app.include_router(sandboxes.router)
+    app.include_router(holders.router)
     app.include_router(admin.router)
     app.include_router(jobs.router)
     app.include_router(operations.router)
@@ -157,6 +158,7 @@ async def _opened(settings: ApiSettings, metrics: Metrics, stack: AsyncExitStack
                     settings,
                     metrics=metrics,
                     lease_s=settings.lease_s,
+                    max_extension_s=settings.max_extension_s,
                     max_per_holder=settings.max_per_holder,
                 )
             )

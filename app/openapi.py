@@ -43,6 +43,8 @@ EXAMPLES: Final[tuple[BrokerError, ...]] = (
     errors.NoSandboxAvailable("lab-", retry_after_s=10),
     errors.IdempotencyKeyReused(),
     errors.HolderLimitReached(5),
+    errors.StaleGeneration(),
+    errors.ExtensionLimit(max_expires_at=1_760_028_800, left_s=5400),
     errors.AllocationEnded(ended_by="released", ended_at=1_760_000_000),
     errors.AllocationExpired(ended_by="expired", ended_at=1_760_000_000),
     errors.RateLimited("student", limit="60 per 1 minute", retry_after_s=12),

@@ -14,11 +14,18 @@ from broker.store.modes import Mode
 from broker.store.reports import SILENT_S, WorkerReport
 from broker.store.sync_state import SyncState
 
+_YEAR_S = 365 * 24 * 3600
 _ID = Field(description="The sandbox's id, always a string.", examples=["2009521"])
 _NAME = Field(description="The account's name at the provider.", examples=["lab-adventure-0087"])
 _EXTERNAL = Field(
     description="The account's own id at the provider.",
     examples=["identity/accounts/7f9c24e5-2f36-4b1c-9d6e-0a1b2c3d4e5f"],
+)
+
+_GENERATION = Field(
+    description="Tells this allocation from every other one of the sandbox: it grows with each. "
+    "Null for one from before there were any.",
+    examples=[1_760_000_017],
 )
 
 
@@ -34,6 +41,11 @@ class AllocationOut(BaseModel):
     external_id: str = _EXTERNAL
     allocated_at: int = _instant("When it was allocated.")
     expires_at: int = _instant("When the allocation ends by itself (a grace period follows).")
+    generation: int | None = _GENERATION
+
+    @classmethod
+    def held(cls, sandbox: Sandbox) -> Self:
+        return cls.model_validate({name: _value(sandbox, name) for name in cls.model_fields})
 
     @classmethod
     def of(cls, allocation: Allocation) -> Self:
@@ -43,7 +55,21 @@ class AllocationOut(BaseModel):
             external_id=allocation.external_id,
             allocated_at=allocation.allocated_at,
             expires_at=allocation.expires_at,
+            generation=allocation.generation,
         )
+
+
+class HeartbeatOut(BaseModel):
+    """Noted, and how long the allocation lasts; it is no longer for that."""
+
+    sandbox_id: str = _ID
+    generation: int | None = _GENERATION
+    heartbeat_at: int = _instant("The last sign of life that was kept: within the last ten seconds.")
+    expires_at: int = _instant("When the allocation ends by itself.")
+
+    @classmethod
+    def of(cls, sandbox: Sandbox) -> Self:
+        return cls.model_validate({name: _value(sandbox, name) for name in cls.model_fields})
 
 
 class ReleaseOut(BaseModel):
@@ -67,6 +93,7 @@ class SandboxOut(BaseModel):
     status: State
     allocated_at: int | None = _instant("When it was allocated.")
     expires_at: int | None = _instant("When the allocation ends, or would have.")
+    generation: int | None = _GENERATION
     ended_at: int | None = Field(None, description="When the allocation ended. Unix seconds, UTC.")
     ended_by: str | None = Field(None, description="released, expired or force_released.")
 
@@ -81,6 +108,7 @@ class AdminSandboxOut(SandboxOut):
     since: int = _instant("When the present status began.")
     holder: str | None = Field(None, description="The student, by the header that named them.")
     track: str | None = Field(None, description="X-Instruqt-Track-ID of the allocation.")
+    heartbeat_at: int | None = Field(None, description="When the holder last gave a sign of life.")
     attempt: int = Field(0, description="Deletions tried.")
     next_attempt_at: int | None = Field(None, description="When deletion is tried next.")
     last_error: str | None = Field(None, description="Why the last deletion failed.")
@@ -90,6 +118,28 @@ class AdminSandboxOut(SandboxOut):
 
 def _value(sandbox: Sandbox, name: str) -> Any:
     return getattr(sandbox, {"sandbox_id": "id", "status": "state"}.get(name, name))
+
+
+class HolderIn(BaseModel):
+    """What a holder says to be known as the present one."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    generation: int | None = Field(strict=True, description="As the allocation answered it.")
+
+
+class ExtendIn(HolderIn):
+    for_s: int = Field(strict=True, ge=1, le=_YEAR_S, description="Hold it for at least so many seconds from now.")
+
+
+class ReleaseIn(BaseModel):
+    """Of the JSON that is sent along with a release, which may be any: all that is looked at."""
+
+    generation: int | None = Field(
+        None,
+        strict=True,
+        description="As the allocation answered it: a later allocation is then left alone. Null: not looked at.",
+    )
 
 
 class SandboxListOut(BaseModel):

@@ -85,6 +85,7 @@ class Allocation:
     allocated_at: int
     expires_at: int
     track: str | None
+    generation: int | None
     created: bool
 
     @classmethod
@@ -96,6 +97,7 @@ class Allocation:
             allocated_at=claim.allocated_at,
             expires_at=claim.expires_at,
             track=claim.track,
+            generation=claim.generation,
             created=created,
         )
 

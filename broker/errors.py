@@ -152,8 +152,31 @@ class AllocationExpired(BrokerError):
 
     def __init__(self, *, ended_by: str, ended_at: int) -> None:
         super().__init__(
-            "This allocation had ended before the release: nothing is left to do.",
+            f"This allocation has ended ({ended_by.replace('_', ' ')}): nothing is left to do with it.",
             details={"ended_by": ended_by, "ended_at": ended_at},
+        )
+
+
+class StaleGeneration(BrokerError):
+    """Who asks held this sandbox once: what is allocated now is another allocation."""
+
+    code = "STALE_GENERATION"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "This generation is not the present allocation's: the one it was answered to is over. "
+            "POST /v1/allocate answers what this student holds now, with its generation."
+        )
+
+
+class ExtensionLimit(BrokerError):
+    code = "EXTENSION_LIMIT"
+
+    def __init__(self, *, max_expires_at: int, left_s: int) -> None:
+        more = f"{left_s} s more at most: ask for less than that" if left_s > 0 else "no longer than it is"
+        super().__init__(
+            f"This allocation can be held {more}. It ends at {max_expires_at} (Unix seconds) at the latest.",
+            details={"max_expires_at": max_expires_at},
         )
 
 

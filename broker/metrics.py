@@ -32,6 +32,12 @@ class Metrics:
         self.releases = Counter(
             "broker_releases_total", "Release requests by outcome.", ["tenant", "outcome"], registry=r
         )
+        self.extensions = Counter(
+            "broker_extensions_total", "Extension requests by outcome.", ["tenant", "outcome"], registry=r
+        )
+        self.heartbeats = Counter(
+            "broker_heartbeats_total", "Signs of life of holders by outcome.", ["tenant", "outcome"], registry=r
+        )
         self.operations = Counter(
             "broker_operations_total",
             "What operators did by hand, by outcome.",

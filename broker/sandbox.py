@@ -62,8 +62,10 @@ class Sandbox:
     claim_key: str | None = None  # the Idempotency-Key of the claim, None for the plain one
     slot: int | None = None  # of the tenant's quota, while it is allocated under one
     track: str | None = None
+    generation: int | None = None  # the version at which it was allocated: who holds it names it, see Lifecycle
     allocated_at: int | None = None
     expires_at: int | None = None
+    heartbeat_at: int | None = None  # when its holder last gave a sign of life
     ended_at: int | None = None
     ended_by: EndedBy | None = None
     attempt: int = 0  # of deleting
@@ -93,10 +95,21 @@ class Sandbox:
             claim_key=claim_key,
             slot=slot,
             track=track,
+            generation=self.version + 1,
             allocated_at=now,
             expires_at=now + lease_s,
             reason=None,
         )
+
+    def extend(self, *, until: int) -> Self:
+        """The allocation lasts until `until` at least: it is never shortened."""
+        self._must_be(State.ALLOCATED)
+        return self._changed(expires_at=max(until, self.expires_at or 0))
+
+    def beat(self, *, now: int) -> Self:
+        """Its holder gave a sign of life."""
+        self._must_be(State.ALLOCATED)
+        return self._changed(heartbeat_at=now)
 
     def end(self, *, by: EndedBy, now: int, reason: str | None = None) -> Self:
         """The allocation ends, for whatever reason; the account is due for deletion at once."""

@@ -154,6 +154,7 @@ class ApiSettings(CoreSettings):
     host: str = Field("0.0.0.0", alias="API_HOST")  # noqa: S104  the container's only interface
     port: int = Field(8080, alias="API_PORT", ge=1, le=65535)
     lab_duration_hours: float = Field(4, alias="LAB_DURATION_HOURS", gt=0, le=24 * 30)
+    max_extension_hours: float = Field(4, alias="MAX_EXTENSION_HOURS", ge=0, le=24 * 30)
     max_per_holder: int = Field(5, alias="MAX_PER_HOLDER", ge=1, le=100)
     cors_origins: Annotated[list[str], NoDecode] = Field([], alias="CORS_ALLOWED_ORIGINS")
     trusted_proxies: Annotated[list[str], NoDecode] = Field([], alias="TRUSTED_PROXIES")
@@ -174,6 +175,10 @@ class ApiSettings(CoreSettings):
     @property
     def lease_s(self) -> int:
         return round(self.lab_duration_hours * 3600)
+
+    @property
+    def max_extension_s(self) -> int:
+        return round(self.max_extension_hours * 3600)
 
     @model_validator(mode="before")
     @classmethod

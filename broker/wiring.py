@@ -11,7 +11,7 @@ from aiobotocore.config import AioConfig
 
 from broker.allocation import Allocator
 from broker.candidates import Candidates
-from broker.lifecycle import Lifecycle
+from broker.lifecycle import MAX_EXTENSION_S, Lifecycle
 from broker.metrics import Metrics
 from broker.operations import Operations
 from broker.quota import Quota
@@ -77,7 +77,12 @@ def client_config(settings: CoreSettings) -> AioConfig:
 
 @asynccontextmanager
 async def open_broker(
-    settings: CoreSettings, *, metrics: Metrics, lease_s: int = 4 * 3600, max_per_holder: int = 5
+    settings: CoreSettings,
+    *,
+    metrics: Metrics,
+    lease_s: int = 4 * 3600,
+    max_extension_s: int = MAX_EXTENSION_S,
+    max_per_holder: int = 5,
 ) -> AsyncIterator[Broker]:
     """Connect, make sure that the table is ours, build the core.
 
@@ -100,7 +105,14 @@ async def open_broker(
         )
         with closing(client):
             await claim_table(client, now=int(time.time()))
-            broker = build(client, metrics, settings, lease_s=lease_s, max_per_holder=max_per_holder)
+            broker = build(
+                client,
+                metrics,
+                settings,
+                lease_s=lease_s,
+                max_extension_s=max_extension_s,
+                max_per_holder=max_per_holder,
+            )
             await broker.tenants.ensure(settings.tenant, shards=settings.shards, now=int(time.time()))
             await broker.modes.current()  # known from the first moment on, whatever becomes of the store
             yield broker
@@ -113,6 +125,7 @@ def build(
     *,
     lease_s: int,
     max_per_holder: int,
+    max_extension_s: int = MAX_EXTENSION_S,
     clock: Callable[[], float] = time.time,
     monotonic: Callable[[], float] = time.monotonic,
 ) -> Broker:
@@ -154,6 +167,8 @@ def build(
             max_per_holder=max_per_holder,
             clock=clock,
         ),
-        lifecycle=Lifecycle(sandboxes, metrics, clock=clock),
+        lifecycle=Lifecycle(
+            sandboxes, tenants, metrics, lease_s=lease_s, max_extension_s=max_extension_s, clock=clock
+        ),
         operations=Operations(sandboxes, modes, metrics, clock=clock),
     )

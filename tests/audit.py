@@ -40,6 +40,7 @@ def audit_items(items: list[dict[str, Any]], tenant: str = "acme") -> Counter[st
     assert {claim.sandbox_id for claim in live} == set(allocated), "claims and allocations differ"
     assert len(live) == len(allocated), "two claims on one sandbox"
     events = [event for event in map(table.decode, of("EVT")) if "sandbox_id" in event]
+    events.sort(key=lambda event: event["version"])
     for claim in live:
         _agrees(claim, allocated[claim.sandbox_id], events)
     slots = [item for item in items if item["pk"]["S"] == table.slots_pk(tenant)]
@@ -57,11 +58,21 @@ def audit_items(items: list[dict[str, Any]], tenant: str = "acme") -> Counter[st
 
 def _agrees(claim: Claim, held: Sandbox, events: list[dict[str, Any]]) -> None:
     """A claim tells what was handed out. The provider may rename an account after that: then the names part."""
-    facts = (claim.holder, claim.key, claim.external_id, claim.allocated_at, claim.expires_at)
-    stored = (held.holder, held.claim_key, held.external_id, held.allocated_at, held.expires_at)
+    facts = (claim.holder, claim.key, claim.external_id, claim.allocated_at)
+    stored = (held.holder, held.claim_key, held.external_id, held.allocated_at)
     assert facts == stored, "a claim says other than its sandbox"
-    if held.version in {e["version"] for e in events if e["sandbox_id"] == held.id and e["after"] == held.state}:
+    assert claim.expires_at == held.expires_at, "a claim lasts longer than its sandbox, or shorter"
+    assert claim.generation == held.generation, "a claim is of another generation than its sandbox"
+    if held.generation is not None:
+        began = [e["version"] for e in events if e["sandbox_id"] == held.id and _begins(e)]
+        assert began[-1:] == [held.generation], "a generation is not the version of its allocation"
+    if held.version == held.generation:
         assert claim.name == held.name, "a claim has another name, and nobody wrote since it was made"
+
+
+def _begins(event: dict[str, Any]) -> bool:
+    """Whether it is an allocation, and not the extension of one."""
+    return bool(event["after"] == State.ALLOCATED and event.get("before") != State.ALLOCATED)
 
 
 def _history_is_legal(events: list[dict[str, Any]]) -> None:

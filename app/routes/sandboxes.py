@@ -2,9 +2,19 @@
 
 from fastapi import APIRouter, Depends, Request, Response, status
 
-from app.deps import Core, Holder, SandboxId, TrackCaller, WishIn, cause_of, json_or_nothing, note
-from app.openapi import answers
-from app.schemas import AllocationOut, ReleaseOut, SandboxOut
+from app.deps import (
+    Core,
+    Holder,
+    ReleaseSaid,
+    SandboxId,
+    TrackCaller,
+    WishIn,
+    cause_of,
+    json_or_nothing,
+    note,
+)
+from app.openapi import answers, takes
+from app.schemas import AllocationOut, ReleaseIn, ReleaseOut, SandboxOut
 from broker import errors
 
 router = APIRouter(prefix="/v1", tags=["sandboxes"], dependencies=[Depends(json_or_nothing)])
@@ -69,13 +79,20 @@ async def view(
         errors.NotSandboxOwner,
         errors.SandboxNotFound,
         errors.AllocationExpired,
+        errors.StaleGeneration,
     ),
+    openapi_extra=takes(ReleaseIn, example={"generation": 1_760_000_017}),
 )
 async def release(
-    request: Request, caller: TrackCaller, sandbox_id: SandboxId, holder: Holder, core: Core
+    request: Request, caller: TrackCaller, sandbox_id: SandboxId, holder: Holder, said: ReleaseSaid, core: Core
 ) -> ReleaseOut:
-    """Release a sandbox: it is deleted at the provider, and the student may allocate anew."""
+    """Release a sandbox: it is deleted at the provider, and the student may allocate anew.
+
+    With a generation in the body it is released only where that is the present allocation's.
+    """
     note(request, "released", sandbox_id=sandbox_id, holder=holder)
     cause = cause_of(request, caller, "release")
-    released = await core.broker.lifecycle.release(caller.tenant, sandbox_id, holder=holder, cause=cause)
+    released = await core.broker.lifecycle.release(
+        caller.tenant, sandbox_id, holder=holder, cause=cause, generation=said.generation
+    )
     return ReleaseOut.of(released)

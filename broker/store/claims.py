@@ -27,6 +27,7 @@ class Claim:
     wish: str  # digest of prefix and track: the same key with another wish is refused
     attempt_id: str  # tells the process whether a claim it finds is its own lost answer
     track: str | None = None
+    generation: int | None = None  # None: from before there were any
     ended_at: int | None = None
     ended_by: EndedBy | None = None
 
@@ -47,6 +48,7 @@ class Claim:
             wish=wish,
             attempt_id=attempt_id,
             track=sandbox.track,
+            generation=sandbox.generation,
         )
 
     def blocks(self, *, now: int) -> bool:
@@ -55,6 +57,8 @@ class Claim:
 
 
 _FIELDS = tuple(f.name for f in fields(Claim))
+_HOLDS = "sandbox_id = :sandbox AND attribute_not_exists(ended_at)"
+"""Of a live claim: it is on this very sandbox."""
 
 
 def claim_from(item: Item) -> Claim:
@@ -100,13 +104,9 @@ class Claims:
 
         A plain claim goes; a keyed one stays for a day to tell late duplicates what happened.
         """
-        key = table.claim_key(ended.tenant, ended.holder or "", ended.claim_key)
-        condition, named = (
-            "sandbox_id = :sandbox AND attribute_not_exists(ended_at)",
-            {":sandbox": {"S": ended.id}},
-        )
+        key, named = _key_of(ended), {":sandbox": {"S": ended.id}}
         if ended.claim_key is None:
-            return self._client.delete(key, condition, named)
+            return self._client.delete(key, _HOLDS, named)
         ended_at = ended.ended_at or 0
         change = {
             "UpdateExpression": "SET ended_at = :at, ended_by = :by, #ttl = :ttl",
@@ -117,4 +117,17 @@ class Claims:
                 ":ttl": table.encode_value(ended_at + ENDED_CLAIM_S),
             },
         }
-        return self._client.update(key, change, condition, named)
+        return self._client.update(key, change, _HOLDS, named)
+
+    def extend(self, extended: Sandbox) -> dict[str, Any]:
+        """Have the claim of `extended` last as long as the sandbox does, if it names that sandbox."""
+        change = {
+            "UpdateExpression": "SET expires_at = :until",
+            "ExpressionAttributeValues": {":until": table.encode_value(extended.expires_at or 0)},
+        }
+        return self._client.update(_key_of(extended), change, _HOLDS, {":sandbox": {"S": extended.id}})
+
+
+def _key_of(held: Sandbox) -> Item:
+    """Where the claim is that a sandbox was allocated under."""
+    return table.claim_key(held.tenant, held.holder or "", held.claim_key)

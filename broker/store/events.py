@@ -49,6 +49,7 @@ class Events:
             "version": after.version + removed,
             "holder": after.holder,
             "track": after.track,
+            "expires_at": after.expires_at,
             "error": after.last_error,
             "gsi2pk": table.history_partition(after.tenant, after.id),
             "gsi2sk": event_id,

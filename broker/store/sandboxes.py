@@ -181,20 +181,35 @@ class Sandboxes:
         Raises:
             WriteConflict: someone else moved this sandbox first.
         """
+        freed = [] if before.slot is None else [self._slots.empty(before)]
+        await self._with(before, after, cause, self._claims.end(after), *freed, now=now)
+
+    async def extend(self, before: Sandbox, after: Sandbox, cause: Cause, *, now: float) -> None:
+        """Make an allocation last longer: the sandbox, its claim and the event, all or nothing.
+
+        Raises:
+            WriteConflict: someone else moved this sandbox first.
+        """
+        await self._with(before, after, cause, self._claims.extend(after), now=now)
+
+    async def _with(
+        self, before: Sandbox, after: Sandbox, cause: Cause, *beside: dict[str, Any], now: float
+    ) -> None:
+        """Write `before -> after`, its event, and what goes with it; without those that are gone or another's."""
         shards = await self._tenants.shards(before.tenant)
         items = [
             self.step(before, after, shards=shards),
             self._events.of(cause, after, before=before, now=now, shards=shards),
+            *beside,
         ]
-        freed = [self._claims.end(after)] + ([] if before.slot is None else [self._slots.empty(before)])
         try:
-            await self._client.transact(*items, *freed)
+            await self._client.transact(*items)
         except TransactionRefused as refused:
-            codes = [reason.code for reason in refused.reasons]
+            open_slots = {n for n, reason in enumerate(refused.reasons) if reason.code != "None"}
             gone = {n for n, reason in enumerate(refused.reasons) if reason.condition_failed}
-            if not gone or min(gone) < len(items) or len(gone) < sum(code != "None" for code in codes):
+            if not gone or min(gone) < len(items) - len(beside) or gone != open_slots:
                 raise _lost(refused) from refused
-            await self._transact(*(item for n, item in enumerate([*items, *freed]) if n not in gone))
+            await self._transact(*(item for n, item in enumerate(items) if n not in gone))
 
     async def remove(self, stale: Sandbox, cause: Cause, *, now: float) -> None:
         """Remove a stale sandbox and its ownership; the event stays.

@@ -126,6 +126,8 @@ def _facts(row: Body) -> list[tuple[str, str]]:
         ("track", row["track"]),
         ("allocated", instant(row["allocated_at"])),
         ("expires", instant(row["expires_at"])),
+        ("generation", str(row["generation"]) if row["generation"] else None),
+        ("last sign of life", instant(row["heartbeat_at"])),
         ("ended", instant(row["ended_at"])),
         ("ended by", row["ended_by"]),
         ("deletions tried", str(row["attempt"]) if row["attempt"] else None),

@@ -8,9 +8,10 @@ usage() {
 cleanup-sandbox.sh: releases the sandbox that setup-sandbox.sh got; the broker deletes it. Needs bash and curl.
 Running it again does no harm. A sandbox that is not released expires by itself.
 
-Which sandbox: SANDBOX_ID and SANDBOX_HOLDER of the file that setup-sandbox.sh wrote; where there is none, those two
-of the environment; where they are not set, those of Instruqt (`agent variable get`). The holder is else, as in the
-setup, _SANDBOX_ID or INSTRUQT_PARTICIPANT_ID.
+Which sandbox: SANDBOX_ID, SANDBOX_GENERATION and SANDBOX_HOLDER of the file that setup-sandbox.sh wrote; where there
+is none, those of the environment; where they are not set, those of Instruqt (`agent variable get`). The holder is
+else, as in the setup, _SANDBOX_ID or INSTRUQT_PARTICIPANT_ID. Where the generation is known, a later allocation of
+the same sandbox is left alone.
 
 Set by the track (as secrets or variables):
   BROKER_URL             the broker's address, https://...                              required
@@ -31,12 +32,13 @@ again may help), 78 (a setting is missing or wrong). On failure standard error h
 END
 }
 
-# --- the same in setup-sandbox.sh and cleanup-sandbox.sh: each is one file that can be copied ----------------
+# --- the same in setup-sandbox.sh, extend-sandbox.sh and cleanup-sandbox.sh: each is one file that can be copied ---
 EXIT_REFUSED=1 EXIT_USAGE=64 EXIT_GAVE_UP=75 EXIT_CONFIG=78
 ID='^[A-Za-z0-9._:-]{1,128}$'
 LC_ALL=C # bytes are bytes, whatever the host's locale
 umask 077
 SECONDS=0
+BODY='' # of a request; JSON where there is one
 
 say() { printf '%s: %s\n' "$ME" "$*"; }
 
@@ -133,7 +135,7 @@ field() { # NAME: the answer's value of that name, or its error's; nothing where
   fi
 }
 
-call() { # PATH HEADER...: one POST; sets STATUS (000: no answer), RETRY_AFTER, REQUEST_ID and CURL_EXIT
+call() { # PATH HEADER...: one POST of BODY; sets STATUS (000: no answer), RETRY_AFTER, REQUEST_ID and CURL_EXIT
   local left=$((BROKER_TOTAL_SEC - SECONDS)) limit=$BROKER_REQUEST_TIMEOUT_SEC line header headers=()
   ((left >= limit)) || limit=$((left > 1 ? left : 1))
   for header in "${@:2}"; do headers+=(--header "$header"); done
@@ -143,7 +145,8 @@ call() { # PATH HEADER...: one POST; sets STATUS (000: no answer), RETRY_AFTER, 
   : >"$WORK/headers"
   STATUS=$(authorization | curl --disable --config - --silent --show-error --globoff --proto '=http,https' \
     --connect-timeout "$BROKER_CONNECT_TIMEOUT_SEC" --max-time "$limit" \
-    --data '' --header 'Content-Type:' --header "X-Request-ID: $REQUEST_ID" "${headers[@]}" \
+    --data "$BODY" --header "Content-Type:${BODY:+ application/json}" \
+    --header "X-Request-ID: $REQUEST_ID" "${headers[@]}" \
     --output "$WORK/body" --dump-header "$WORK/headers" --write-out '%{http_code}' \
     "$BROKER_URL$1" 2>"$WORK/error") || CURL_EXIT=$?
   ((CURL_EXIT == 0)) || STATUS=000 # also where an answer began and broke off
@@ -228,6 +231,7 @@ readable() { # whether the answer is a release
   [[ $(field status) == pending_deletion ]]
 }
 
+# --- the same in extend-sandbox.sh and cleanup-sandbox.sh -------------------------------------------------------
 noted() { # NAME: its value in the file. The file is read, not sourced: a student may have changed it
   local line value=''
   if [[ -f $SANDBOX_ENV_FILE && -r $SANDBOX_ENV_FILE ]]; then
@@ -243,19 +247,28 @@ instruqt_variable() { # NAME
   instruqt variable get "$1" 2>/dev/null </dev/null | head -n 1 || true
 }
 
-find_sandbox() { # sets ID_TO_RELEASE, FOUND_IN and HOLDER
-  HOLDER=${SANDBOX_HOLDER:-}
-  ID_TO_RELEASE=$(noted SANDBOX_ID) FOUND_IN=$SANDBOX_ENV_FILE
-  if [[ -n $ID_TO_RELEASE ]]; then
-    HOLDER=$(noted SANDBOX_HOLDER)
+find_sandbox() { # sets HELD, FOUND_IN, HOLDER and GENERATION (empty where it is not known)
+  HOLDER=${SANDBOX_HOLDER:-} GENERATION=${SANDBOX_GENERATION:-}
+  HELD=$(noted SANDBOX_ID) FOUND_IN=$SANDBOX_ENV_FILE
+  if [[ -n $HELD ]]; then
+    HOLDER=$(noted SANDBOX_HOLDER) GENERATION=$(noted SANDBOX_GENERATION)
   elif [[ -n ${SANDBOX_ID:-} ]]; then
-    ID_TO_RELEASE=$SANDBOX_ID FOUND_IN=SANDBOX_ID
+    HELD=$SANDBOX_ID FOUND_IN=SANDBOX_ID
   else
-    ID_TO_RELEASE=$(instruqt_variable SANDBOX_ID) FOUND_IN="Instruqt's variable SANDBOX_ID"
+    HELD=$(instruqt_variable SANDBOX_ID) FOUND_IN="Instruqt's variable SANDBOX_ID"
     [[ -n $HOLDER ]] || HOLDER=$(instruqt_variable SANDBOX_HOLDER)
+    GENERATION=$(instruqt_variable SANDBOX_GENERATION)
   fi
   HOLDER=${HOLDER:-${_SANDBOX_ID:-${INSTRUQT_PARTICIPANT_ID:-}}}
+  [[ $GENERATION =~ ^[1-9][0-9]{0,17}$ ]] || GENERATION=''
 }
+
+must_be_held() { # what was found is a sandbox of somebody
+  must_be_id "$FOUND_IN" "$HELD"
+  [[ -n $HOLDER ]] || die "$EXIT_CONFIG" "it is unknown who holds sandbox $HELD: set SANDBOX_HOLDER"
+  must_be_id SANDBOX_HOLDER "$HOLDER"
+}
+# --- end of what is the same in these two -----------------------------------------------------------------------
 
 case ${1:-} in
   '') ;;
@@ -265,20 +278,21 @@ esac
 
 SANDBOX_ENV_FILE=${SANDBOX_ENV_FILE:-${HOME:-/root}/.sandbox-broker.env}
 find_sandbox
-if [[ -z $ID_TO_RELEASE ]]; then
+if [[ -z $HELD ]]; then
   say "nothing to release: there is no $SANDBOX_ENV_FILE with a SANDBOX_ID, nor SANDBOX_ID itself"
   exit 0
 fi
-must_be_id "$FOUND_IN" "$ID_TO_RELEASE"
-[[ -n $HOLDER ]] || die "$EXIT_CONFIG" "it is unknown who holds sandbox $ID_TO_RELEASE: set SANDBOX_HOLDER"
-must_be_id SANDBOX_HOLDER "$HOLDER"
+must_be_held
 read_settings
 
-post "/v1/sandboxes/$ID_TO_RELEASE/mark-for-deletion" "X-Instruqt-Sandbox-ID: $HOLDER"
+[[ -z $GENERATION ]] || BODY="{\"generation\": $GENERATION}"
+post "/v1/sandboxes/$HELD/mark-for-deletion" "X-Instruqt-Sandbox-ID: $HOLDER"
 case $VERDICT/$STATUS/$CODE in
-  ok/*) say "released sandbox $ID_TO_RELEASE" ;;
+  ok/*) say "released sandbox $HELD" ;;
   # A bare 404 may be a wrong BROKER_URL: only the broker's own word ends the matter.
-  refused/404/SANDBOX_NOT_FOUND | refused/410/*) say "note: sandbox $ID_TO_RELEASE is gone already: $WHY" ;;
-  *) die "$EXIT_REFUSED" "sandbox $ID_TO_RELEASE was not released: $WHY" ;;
+  refused/404/SANDBOX_NOT_FOUND | refused/410/* | refused/409/STALE_GENERATION)
+    say "note: sandbox $HELD is gone already: $WHY"
+    ;;
+  *) die "$EXIT_REFUSED" "sandbox $HELD was not released: $WHY" ;;
 esac
 [[ $FOUND_IN != "$SANDBOX_ENV_FILE" ]] || rm -f "$SANDBOX_ENV_FILE"

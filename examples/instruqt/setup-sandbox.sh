@@ -28,20 +28,22 @@ How long it tries:
   BROKER_BACKOFF_CAP_MS        the longest such wait                                    [20000]
   BROKER_ALLOW_HTTP            1: send the token over plain http to another machine     [no]
 
-Result: SANDBOX_ID, SANDBOX_NAME, SANDBOX_EXTERNAL_ID, SANDBOX_EXPIRES_AT (Unix seconds) and SANDBOX_HOLDER in the
-file, which a shell can source, and as Instruqt variables where its `agent` command exists.
+Result: SANDBOX_ID, SANDBOX_NAME, SANDBOX_EXTERNAL_ID, SANDBOX_EXPIRES_AT (Unix seconds), SANDBOX_GENERATION (which
+tells this allocation from a later one of the same sandbox) and SANDBOX_HOLDER in the file, which a shell can source,
+and as Instruqt variables where its `agent` command exists.
 
 Ends with 0 (the sandbox is there), 1 (the broker refused), 64 (unknown argument), 75 (gave up; running it again may
 help), 78 (a setting is missing or wrong). On failure standard error has one line that says why.
 END
 }
 
-# --- the same in setup-sandbox.sh and cleanup-sandbox.sh: each is one file that can be copied ----------------
+# --- the same in setup-sandbox.sh, extend-sandbox.sh and cleanup-sandbox.sh: each is one file that can be copied ---
 EXIT_REFUSED=1 EXIT_USAGE=64 EXIT_GAVE_UP=75 EXIT_CONFIG=78
 ID='^[A-Za-z0-9._:-]{1,128}$'
 LC_ALL=C # bytes are bytes, whatever the host's locale
 umask 077
 SECONDS=0
+BODY='' # of a request; JSON where there is one
 
 say() { printf '%s: %s\n' "$ME" "$*"; }
 
@@ -138,7 +140,7 @@ field() { # NAME: the answer's value of that name, or its error's; nothing where
   fi
 }
 
-call() { # PATH HEADER...: one POST; sets STATUS (000: no answer), RETRY_AFTER, REQUEST_ID and CURL_EXIT
+call() { # PATH HEADER...: one POST of BODY; sets STATUS (000: no answer), RETRY_AFTER, REQUEST_ID and CURL_EXIT
   local left=$((BROKER_TOTAL_SEC - SECONDS)) limit=$BROKER_REQUEST_TIMEOUT_SEC line header headers=()
   ((left >= limit)) || limit=$((left > 1 ? left : 1))
   for header in "${@:2}"; do headers+=(--header "$header"); done
@@ -148,7 +150,8 @@ call() { # PATH HEADER...: one POST; sets STATUS (000: no answer), RETRY_AFTER, 
   : >"$WORK/headers"
   STATUS=$(authorization | curl --disable --config - --silent --show-error --globoff --proto '=http,https' \
     --connect-timeout "$BROKER_CONNECT_TIMEOUT_SEC" --max-time "$limit" \
-    --data '' --header 'Content-Type:' --header "X-Request-ID: $REQUEST_ID" "${headers[@]}" \
+    --data "$BODY" --header "Content-Type:${BODY:+ application/json}" \
+    --header "X-Request-ID: $REQUEST_ID" "${headers[@]}" \
     --output "$WORK/body" --dump-header "$WORK/headers" --write-out '%{http_code}' \
     "$BROKER_URL$1" 2>"$WORK/error") || CURL_EXIT=$?
   ((CURL_EXIT == 0)) || STATUS=000 # also where an answer began and broke off
@@ -232,7 +235,7 @@ instruqt() { # ARGUMENT...: Instruqt's own command, with a deadline where the ho
 readable() { # whether the answer is an allocation
   SANDBOX_ID=$(field sandbox_id) SANDBOX_NAME=$(field name)
   # shellcheck disable=SC2034  # by name, through RESULT
-  SANDBOX_EXTERNAL_ID=$(field external_id) SANDBOX_EXPIRES_AT=$(field expires_at)
+  SANDBOX_EXTERNAL_ID=$(field external_id) SANDBOX_EXPIRES_AT=$(field expires_at) SANDBOX_GENERATION=$(field generation)
   [[ $SANDBOX_ID =~ $ID && $SANDBOX_EXPIRES_AT =~ ^[0-9]+$ ]]
 }
 
@@ -246,7 +249,7 @@ quoted() { # VALUE: as one word of a shell, whatever it holds
 }
 
 write_env_file() {
-  local new name text='# Written by setup-sandbox.sh, read by cleanup-sandbox.sh.'
+  local new name text='# Written by setup-sandbox.sh, read by extend-sandbox.sh and cleanup-sandbox.sh.'
   for name in "${RESULT[@]}"; do text+=$'\n'$name=$(quoted "${!name}"); done
   [[ ! -d $SANDBOX_ENV_FILE ]] || return
   { mkdir -p "$(dirname "$SANDBOX_ENV_FILE")" && new=$(mktemp "$SANDBOX_ENV_FILE.XXXXXX"); } 2>/dev/null || return
@@ -270,7 +273,7 @@ case ${1:-} in
   *) die "$EXIT_USAGE" "unknown argument '$1'; --help lists the settings" ;;
 esac
 
-RESULT=(SANDBOX_ID SANDBOX_NAME SANDBOX_EXTERNAL_ID SANDBOX_EXPIRES_AT SANDBOX_HOLDER)
+RESULT=(SANDBOX_ID SANDBOX_NAME SANDBOX_EXTERNAL_ID SANDBOX_EXPIRES_AT SANDBOX_GENERATION SANDBOX_HOLDER)
 SANDBOX_ENV_FILE=${SANDBOX_ENV_FILE:-${HOME:-/root}/.sandbox-broker.env}
 SANDBOX_HOLDER=${SANDBOX_HOLDER:-${_SANDBOX_ID:-${INSTRUQT_PARTICIPANT_ID:-}}}
 [[ -n $SANDBOX_HOLDER ]] || die "$EXIT_CONFIG" "nobody to allocate for: outside Instruqt, set SANDBOX_HOLDER"

@@ -66,9 +66,20 @@ class Api:
         sent = TRACK | {"X-Instruqt-Sandbox-ID": student} | named
         return await self.http.post("/v1/allocate", headers=sent)
 
-    async def release(self, sandbox_id: str, student: str = "student-1") -> httpx.Response:
+    async def release(self, sandbox_id: str, student: str = "student-1", **body: Any) -> httpx.Response:
+        return await self._as_holder("mark-for-deletion", sandbox_id, student, body or None)
+
+    async def extend(
+        self, sandbox_id: str, generation: Any, for_s: Any, student: str = "student-1"
+    ) -> httpx.Response:
+        return await self._as_holder("extend", sandbox_id, student, {"generation": generation, "for_s": for_s})
+
+    async def heartbeat(self, sandbox_id: str, generation: Any, student: str = "student-1") -> httpx.Response:
+        return await self._as_holder("heartbeat", sandbox_id, student, {"generation": generation})
+
+    async def _as_holder(self, what: str, sandbox_id: str, student: str, body: Any) -> httpx.Response:
         sent = TRACK | {"X-Instruqt-Sandbox-ID": student}
-        return await self.http.post(f"/v1/sandboxes/{sandbox_id}/mark-for-deletion", headers=sent)
+        return await self.http.post(f"/v1/sandboxes/{sandbox_id}/{what}", headers=sent, json=body)
 
     async def view(self, sandbox_id: str, student: str = "student-1") -> httpx.Response:
         sent = TRACK | {"X-Instruqt-Sandbox-ID": student}

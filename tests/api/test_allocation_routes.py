@@ -12,10 +12,13 @@ from local.store_proxy import StoreProxy
 from tests.api.service import TRACK, Api, error_of, refusal
 from tests.builders import TEST_CAUSE, a_sandbox
 
-ALLOCATION = {"sandbox_id": str, "name": str, "external_id": str, "allocated_at": int, "expires_at": int}
+FIELDS = {"sandbox_id": str, "name": str, "external_id": str, "allocated_at": int, "expires_at": int}
+ALLOCATION = FIELDS | {"generation": int}
 
 
-async def test_an_allocation_answers_201_with_the_five_fields_that_clients_rely_on(api: Api) -> None:
+async def test_an_allocation_answers_201_with_the_five_fields_that_clients_rely_on_and_its_generation(
+    api: Api,
+) -> None:
     await api.fill(1)
 
     answer = await api.allocate("student-1")
@@ -31,6 +34,7 @@ async def test_an_allocation_answers_201_with_the_five_fields_that_clients_rely_
     stored = await api.core.sandboxes.get("acme", body["sandbox_id"])
     assert stored is not None
     assert (stored.state, stored.holder) == (State.ALLOCATED, "student-1")
+    assert stored.version == body["generation"] == a_sandbox().version + 1
 
 
 async def test_ids_are_strings_in_every_answer(api: Api) -> None:

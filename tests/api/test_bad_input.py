@@ -78,9 +78,9 @@ async def test_an_id_header_may_not_be_sent_twice(watched: Api, header: str) -> 
     assert error_of(answer)["details"] == {"where": header.lower(), "why": "is sent twice"}
 
 
-@pytest.mark.parametrize("path", ["/v1/sandboxes/{}", "/v1/sandboxes/{}/mark-for-deletion"])
-async def test_an_id_in_the_path_has_the_same_bounds(watched: Api, path: str) -> None:
-    method = "POST" if path.endswith("deletion") else "GET"
+@pytest.mark.parametrize("what", ["", "/mark-for-deletion", "/extend", "/heartbeat"])
+async def test_an_id_in_the_path_has_the_same_bounds(watched: Api, what: str) -> None:
+    method, path = "POST" if what else "GET", f"/v1/sandboxes/{{}}{what}"
     for value in ("x" * 129, "a%23b", "a+b", "a@b", "%C3%A4", "a%00b", "a%20b", "%ff", "a%0Ab"):
         answer = await watched.http.request(method, path.format(value), headers=TRACK | {"X-Track-ID": "s"})
         assert refusal(answer) == INVALID, value

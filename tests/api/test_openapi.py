@@ -78,7 +78,7 @@ def test_every_route_behind_a_token_asks_for_one_and_documents_its_refusals(docu
         guarded += 1
         assert operation["security"] == [{"HTTPBearer": []}]
         assert statuses >= TOKEN_STATUSES, (method, path)
-    assert guarded == 32
+    assert guarded == 34
     assert "HTTPValidationError" not in document["components"]["schemas"]
 
 
@@ -126,7 +126,7 @@ def test_every_parameter_and_field_is_described_with_an_example_or_a_bound(docum
     }  # fmt: skip
     assert all(schema["pattern"] == "^[A-Za-z0-9._:-]{1,128}$" for schema in headers.values())
     fields = document["components"]["schemas"]["AllocationOut"]["properties"]
-    assert set(fields) == {"sandbox_id", "name", "external_id", "allocated_at", "expires_at"}
+    assert set(fields) == {"sandbox_id", "name", "external_id", "allocated_at", "expires_at", "generation"}
     assert all(field["description"] and field["examples"] for field in fields.values())
     assert fields["sandbox_id"]["type"] == "string"
 
@@ -139,7 +139,8 @@ def test_every_body_that_is_taken_has_an_example_that_its_own_schema_accepts(doc
         taken.add((method, path))
         content = wanted["content"]["application/json"]
         assert wanted["required"] == bool(content["schema"].get("required"))
-        assert content["schema"]["additionalProperties"] is False
+        if not path.endswith("/mark-for-deletion"):  # which has always taken whatever JSON was sent along
+            assert content["schema"]["additionalProperties"] is False
         Draft202012Validator(content["schema"]).validate(content["example"])
         assert all(field.get("description") for field in content["schema"]["properties"].values())
     assert ("POST", "/v1/admin/mode") in taken
@@ -273,6 +274,7 @@ async def test_what_the_main_routes_answer_is_what_the_document_says(proxied: Ap
         await proxied.release(keyed, "s-1"),
         await proxied.allocate("s-1", Idempotency_Key="k"),
         await proxied.view(keyed, "s-1"),
+        *await the_holders_answers(proxied, held, keyed),
         await proxied.view(held, "s-2"),
         await proxied.release(held, "s-2"),
         await proxied.release("unknown"),
@@ -304,6 +306,31 @@ async def test_what_the_main_routes_answer_is_what_the_document_says(proxied: Ap
         200, 201, 400, 401, 403, 409, 410, 413, 414, 431, 503,
     }  # fmt: skip
     assert {path for path, _ in seen} == set(document["paths"])
+
+
+async def the_holders_answers(api: Api, held: str, released: str) -> list[httpx.Response]:
+    """What a holder is told, and everyone who is none."""
+    generation = (await api.view(held, "s-1")).json()["generation"]
+    past = (await api.view(released, "s-1")).json()["generation"]
+    answers = [
+        await api.extend(held, generation, 5 * 3600, "s-1"),
+        await api.extend(held, generation, 9 * 3600, "s-1"),
+        await api.extend(held, generation, 0, "s-1"),
+        await api.extend(released, past, 60, "s-1"),
+        await api.heartbeat(held, generation, "s-1"),
+        await api.heartbeat(released, past, "s-1"),
+        await api.release(held, "s-1", generation=generation - 1),
+        await api.release(held, "s-1", generation="x"),
+    ]
+    assert [answer.status_code for answer in answers] == [200, 409, 400, 410, 200, 410, 409, 400]
+    for act in (api.extend, api.heartbeat):
+        more = {"for_s": 60} if act == api.extend else {}
+        answers += [
+            await act(held, generation - 1, student="s-1", **more),
+            await act(held, generation, student="s-2", **more),
+            await act("unknown", generation, student="s-1", **more),
+        ]
+    return answers
 
 
 async def the_operators_answers(api: Api, held: str) -> list[httpx.Response]:
@@ -345,7 +372,9 @@ def test_conformance_can_fail(document: dict[str, Any]) -> None:
         request = httpx.Request("POST", "http://broker.test/v1/allocate")
         return httpx.Response(status, json=body, request=request, headers={"X-Request-ID": "x"})
 
-    good = {"sandbox_id": "1", "name": "n", "external_id": "e", "allocated_at": 1, "expires_at": 2}
+    good = {
+        "sandbox_id": "1", "name": "n", "external_id": "e", "allocated_at": 1, "expires_at": 2, "generation": 3,
+    }  # fmt: skip
     conforms(document, made_up(good))
     for bad in (good | {"sandbox_id": 1}, good | {"more": 1}, {"sandbox_id": "1"}):
         with pytest.raises(Exception, match=r"valid|required|additional|Additional"):

@@ -17,6 +17,8 @@ ROUTES = {
     ("POST", "/v1/allocate"): TRACKS,
     ("GET", "/v1/sandboxes/{sandbox_id}"): TRACKS,
     ("POST", "/v1/sandboxes/{sandbox_id}/mark-for-deletion"): TRACKS,
+    ("POST", "/v1/sandboxes/{sandbox_id}/extend"): TRACKS,
+    ("POST", "/v1/sandboxes/{sandbox_id}/heartbeat"): TRACKS,
     ("GET", "/v1/admin/sandboxes"): VIEWERS,
     ("GET", "/v1/admin/stats"): VIEWERS,
     ("GET", "/v1/admin/reconciliation"): VIEWERS,

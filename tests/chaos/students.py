@@ -27,6 +27,10 @@ class Told:
     def sandbox_id(self) -> str:
         return str(self.answer["sandbox_id"])
 
+    def extended(self, expires_at: int) -> None:
+        """It was told another end since."""
+        self.answer |= {"expires_at": expires_at}
+
     def blocks(self, now: int) -> bool:
         """Whether nothing new is given under its key: while it is held, and for a day after where it has a key."""
         if self.ended_at is None:
@@ -68,8 +72,13 @@ class Students:
         self.claims[key] = Told(*key, prefix, answer)
         self.ever.append(self.claims[key])
 
+    def told_of(self, student: str, sandbox_id: str) -> Told | None:
+        """What this student was told of this sandbox."""
+        mine = (told for told in self.ever if (told.student, told.sandbox_id) == (student, sandbox_id))
+        return next(mine, None)
+
     def repeated(self, key: Key, answer: dict[str, Any]) -> None:
-        """A 200: the first answer, word for word."""
+        """A 200: the first answer, word for word, but for the end, which may have been put off since."""
         assert answer == self.claims[key].answer, f"a replay to {key} differs from the first answer"
 
     def check(self, stored: Stored, *, may_end: set[str]) -> None:

@@ -18,13 +18,14 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from broker.errors import LeadershipLost
 from broker.job import JobState
+from broker.lifecycle import MAX_EXTENSION_S
 from broker.policy import CONFIRMATIONS, GUARDED, Explained
 from broker.sandbox import State
 from simulator.faults import Faults
 from tests.audit import items_of
 from tests.chaos.invariants import Account, Stored, check_provider, check_quiet, check_stored
-from tests.chaos.students import Students
-from tests.chaos.world import World, a_world
+from tests.chaos.students import Students, Told
+from tests.chaos.world import LAB_S, World, a_world
 from worker.provider.client import ProviderError
 
 EXAMPLES, STEPS = int(os.environ.get("CHAOS_EXAMPLES", "0")), int(os.environ.get("CHAOS_STEPS", "0"))
@@ -187,6 +188,41 @@ class Chaos(RuleBasedStateMachine):
                 assert after.state is State.PENDING_DELETION
         note(f"  {sandbox_id}: {answer.status_code}")
 
+    @rule(student=students, rank=ranks, for_s=st.sampled_from([HOUR, 5 * HOUR, 7 * HOUR]), past=st.integers(0, 4))
+    def extend(self, student: str, rank: int, for_s: int, past: int) -> None:
+        """Mostly one that the student was told at some time, mostly by the generation that was told."""
+        self.step()
+        told = [told.sandbox_id for told in self.students.ever if told.student == student]
+        sandbox_id = told[-1 - rank % len(told)] if told and rank < 6 else self.an_id(rank)
+        self.run(self._extend(student, sandbox_id, for_s, stale=past == 0))
+
+    async def _extend(self, student: str, sandbox_id: str, for_s: int, *, stale: bool) -> None:
+        before, told = (await self.look()).sandboxes.get(sandbox_id), self.students.told_of(student, sandbox_id)
+        generation = (told.answer["generation"] if told else 1) - stale
+        until, headers = self.world.now + for_s, {"X-Instruqt-Sandbox-ID": student}
+        path, body = f"/v1/sandboxes/{sandbox_id}", {"generation": generation}
+        beaten = await self.world.ask("POST", f"{path}/heartbeat", body=body, **headers)
+        answer = await self.world.ask("POST", f"{path}/extend", api=1, body=body | {"for_s": for_s}, **headers)
+        note(f"  {sandbox_id}: {answer.status_code}")
+        held = before is not None and told is not None and before.state is State.ALLOCATED
+        if before is None:
+            expected = 404, "SANDBOX_NOT_FOUND"
+        elif told is None:
+            expected = 403, "NOT_SANDBOX_OWNER"
+        elif stale:
+            expected = 409, "STALE_GENERATION"
+        else:
+            expected = (200, None) if held else (410, "ALLOCATION_EXPIRED")
+        assert (beaten.status_code, _code(beaten)) == expected, beaten.text
+        if expected[0] == 200 and before is not None and told is not None:
+            ends, latest = before.expires_at or 0, (before.allocated_at or 0) + LAB_S + MAX_EXTENSION_S
+            if max(latest, ends) < until:
+                expected = 409, "EXTENSION_LIMIT"
+            else:
+                told.extended(max(ends, until))
+                assert answer.json()["expires_at"] == told.answer["expires_at"], answer.text
+        assert (answer.status_code, _code(answer)) == expected, answer.text
+
     @rule(count=st.integers(2, 3), number=workers, most=st.sampled_from([0, 0, 3]))
     def rush(self, count: int, number: int, most: int) -> None:
         """All at once: students, each twice and over both APIs, a release, a sync, a clean and an expiry; and
@@ -206,6 +242,7 @@ class Chaos(RuleBasedStateMachine):
         if leaver is not None:
             self.may_end.add(leaver.sandbox_id)
             others.append(self._release_at_once(leaver.student, leaver.sandbox_id))
+            others.append(self._extend_at_once(leaver))
         for n, sandbox in enumerate((await self.look()).in_state(State.AVAILABLE)[:most]):  # what they all run for
             others.append(self._quarantine_after(0.004 * (n + 1), sandbox.id))
         self.world.proxy.faults.jitter_ms = 15  # whose call comes first is open
@@ -232,6 +269,16 @@ class Chaos(RuleBasedStateMachine):
         path = f"/v1/sandboxes/{sandbox_id}/mark-for-deletion"
         answer = await self.world.ask("POST", path, X_Instruqt_Sandbox_ID=student)
         assert answer.status_code in (200, 410), answer.text
+
+    async def _extend_at_once(self, told: Told) -> None:
+        body = {"generation": told.answer["generation"], "for_s": 6 * HOUR}
+        path, headers = f"/v1/sandboxes/{told.sandbox_id}/extend", {"X-Instruqt-Sandbox-ID": told.student}
+        answer = await self.world.ask("POST", path, api=1, body=body, **headers)
+        assert (answer.status_code, _code(answer)) in (
+            (200, None), (409, "EXTENSION_LIMIT"), (410, "ALLOCATION_EXPIRED"),
+        ), answer.text  # fmt: skip
+        if answer.status_code == 200:
+            told.extended(answer.json()["expires_at"])
 
     # ------------------------------------------------------------------ the worker
 

@@ -92,9 +92,12 @@ class Host:
     def cleanup(self, url: str, **options: str) -> subprocess.CompletedProcess[str]:
         return self.run("cleanup-sandbox.sh", **{"BROKER_URL": url} | options)
 
+    def extend(self, url: str, *arguments: str, **options: str) -> subprocess.CompletedProcess[str]:
+        return self.run("extend-sandbox.sh", *arguments, **{"BROKER_URL": url} | options)
+
     def sourced(self) -> dict[str, str]:
         """What a shell knows after it sourced the file."""
-        names = ["ID", "NAME", "EXTERNAL_ID", "EXPIRES_AT", "HOLDER"]
+        names = ["ID", "NAME", "EXTERNAL_ID", "EXPIRES_AT", "GENERATION", "HOLDER"]
         show = "".join(f'printf "%s\\0" "$SANDBOX_{name}"; ' for name in names)
         shell = subprocess.run(
             ["bash", "-c", f'set -eu; . "$1"; {show}', "bash", self.env_file],

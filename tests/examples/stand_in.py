@@ -16,6 +16,7 @@ ALLOCATION = {
     "external_id": "identity/accounts/7f9c24e5-2f36-4b1c-9d6e-0a1b2c3d4e5f",
     "allocated_at": 1_760_000_000,
     "expires_at": 1_760_014_400,
+    "generation": 1_759_990_017,
 }
 RELEASE = {"sandbox_id": "2009521", "status": "pending_deletion", "released_at": 1_760_000_100}
 

@@ -23,6 +23,7 @@ def test_setup_holds_a_sandbox_and_leaves_its_facts_where_later_scripts_find_the
         "SANDBOX_NAME": sandbox.name,
         "SANDBOX_EXTERNAL_ID": sandbox.external_id,
         "SANDBOX_EXPIRES_AT": str(held["expires_at"]),
+        "SANDBOX_GENERATION": str(held["generation"]),
         "SANDBOX_HOLDER": host.holder,
     }
     assert stat.S_IMODE(host.env_file.stat().st_mode) == 0o600
@@ -166,7 +167,66 @@ def test_a_track_author_can_source_the_file_in_a_strict_shell(real_broker: RealB
 
 def test_the_scripts_can_be_copied_one_by_one():
     """Each holds all that it needs; what they share is the same in both."""
-    texts = [(SCRIPTS / name).read_text() for name in ("setup-sandbox.sh", "cleanup-sandbox.sh")]
-    shared = [text[text.index("# --- the same in") : text.index("# --- end of what")] for text in texts]
-    assert len(shared[0].splitlines()) > 100
-    assert shared[0] == shared[1]
+    setup, extend, cleanup = (
+        (SCRIPTS / f"{name}-sandbox.sh").read_text() for name in ("setup", "extend", "cleanup")
+    )
+    for texts, least in (((setup, extend, cleanup), 100), ((extend, cleanup), 30)):
+        begin = f"# --- the same in {'setup' if setup in texts else 'extend'}-sandbox.sh"
+        shared = [text[text.index(begin) :] for text in texts]
+        shared = [text[: text.index("# --- end of what")] for text in shared]
+        assert len(shared[0].splitlines()) > least
+        assert set(shared) == {shared[0]}
+
+
+@BOTH
+def test_an_extension_keeps_the_sandbox_for_longer_and_later_scripts_find_the_new_end(
+    real_broker: RealBroker, host: Host
+):
+    [sandbox] = real_broker.add(1, host)
+    host.setup(real_broker.url)
+    before = host.sourced()
+    done = host.extend(real_broker.url, "18000")
+    assert (done.returncode, done.stderr) == (0, "")
+    until = real_broker.view(host, sandbox.id)["expires_at"]
+    assert int(before["SANDBOX_EXPIRES_AT"]) + 3000 < until
+    assert host.sourced() == before | {"SANDBOX_EXPIRES_AT": str(until)}
+    assert stat.S_IMODE(host.env_file.stat().st_mode) == 0o600
+    assert done.stdout == f"extend-sandbox: sandbox {sandbox.id} is kept until {until} (Unix seconds)\n"
+    assert [path.name for path in host.home.glob("sandbox.env*")] == [host.env_file.name]
+
+
+def test_an_extension_to_what_is_held_anyhow_is_done_and_shortens_nothing(real_broker: RealBroker, host: Host):
+    real_broker.add(1, host)
+    host.setup(real_broker.url)
+    before = host.sourced()
+    for arguments in ((), ("1",)):  # an hour, a second
+        done = host.extend(real_broker.url, *arguments)
+        assert (done.returncode, done.stderr) == (0, "")
+    assert host.sourced() == before
+
+
+def test_an_extension_beyond_the_limit_is_refused_with_how_long_it_can_be(real_broker: RealBroker, host: Host):
+    real_broker.add(1, host)
+    host.setup(real_broker.url)
+    before = host.sourced()
+    refused = host.extend(real_broker.url, "99999")
+    assert refused.returncode == 1
+    [line] = refused.stderr.splitlines()
+    assert "EXTENSION_LIMIT: This allocation can be held 28" in line
+    assert "s more at most: ask for less" in line
+    assert host.sourced() == before
+
+
+def test_scripts_of_a_past_allocation_touch_nothing_and_cleanup_is_done_with_a_note(
+    real_broker: RealBroker, host: Host
+):
+    [sandbox] = real_broker.add(1, host)
+    host.setup(real_broker.url)
+    present = int(host.sourced()["SANDBOX_GENERATION"])
+    text = host.env_file.read_text()
+    host.env_file.write_text(text.replace(f"'{present}'", f"'{present - 1}'"))
+    assert "STALE_GENERATION" in host.extend(real_broker.url, "18000").stderr
+    done = host.cleanup(real_broker.url)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "is gone already: STALE_GENERATION: " in done.stdout
+    assert real_broker.view(host, sandbox.id)["status"] == "allocated"

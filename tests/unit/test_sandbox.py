@@ -15,6 +15,8 @@ TRANSITIONS: dict[str, tuple[set[State], State | None, Any]] = {
         State.ALLOCATED,
         lambda s: s.allocate(holder="h", claim_key=None, track=None, now=NOW, lease_s=60),
     ),
+    "extend": ({State.ALLOCATED}, None, lambda s: s.extend(until=NOW + 90)),
+    "beat": ({State.ALLOCATED}, None, lambda s: s.beat(now=NOW)),
     "end": ({State.ALLOCATED}, State.PENDING_DELETION, lambda s: s.end(by=EndedBy.RELEASE, now=NOW)),
     "lease": ({State.PENDING_DELETION}, None, lambda s: s.lease(token="t", now=NOW, lease_s=90)),
     "finish": ({State.PENDING_DELETION}, State.DELETED, lambda s: s.finish_deletion(now=NOW)),
@@ -41,6 +43,11 @@ TRANSITIONS: dict[str, tuple[set[State], State | None, Any]] = {
     ),
     "abandon": ({State.DELETION_FAILED}, State.DELETED, lambda s: s.abandon(reason="why", now=NOW)),
 }
+
+
+@pytest.mark.parametrize(("until", "ends"), [(NOW + 4 * 3600 - 1, NOW + 4 * 3600), (NOW + 9 * 3600,) * 2])
+def test_an_extension_is_never_one_to_an_earlier_end(until: int, ends: int) -> None:
+    assert an_allocated_sandbox().extend(until=until).expires_at == ends
 
 
 @pytest.mark.parametrize("state", State)

@@ -199,6 +199,7 @@ NUMBERS = [
     (api, "GRACEFUL_SHUTDOWN_TIMEOUT_SEC", 6, 600, 0, 600.5),
     (api, "API_PORT", 1, 65535, 0, 65536),
     (api, "LAB_DURATION_HOURS", 0.01, 720, 0, 720.5),
+    (api, "MAX_EXTENSION_HOURS", 0, 720, -0.5, 720.5),
     (api, "MAX_PER_HOLDER", 1, 100, 0, 101),
     (api, "REQUEST_TIMEOUT_SEC", 1, 120, 0.9, 121),
     (api, "DRAIN_NOTICE_SEC", 0, 29, -1, 61),

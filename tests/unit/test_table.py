@@ -95,7 +95,7 @@ def test_every_state_of_a_job_sorts_by_what_it_waits_for() -> None:
 
 
 def test_an_item_of_a_newer_release_is_read_without_what_it_added() -> None:
-    item = sandbox_item(a_sandbox(), 4) | encode({"generation": 9}) | {"odd": {"L": []}, "flag": {"BOOL": True}}
+    item = sandbox_item(a_sandbox(), 4) | encode({"region": 9}) | {"odd": {"L": []}, "flag": {"BOOL": True}}
 
     assert sandbox_from(item) == a_sandbox()
 

@@ -1,4 +1,4 @@
-"""The students of a soak: they allocate, repeat, hang up, hold, look, release or forget; each keeps a record."""
+"""The students of a soak: they allocate, repeat, hang up, extend, look, release or forget; each keeps a record."""
 
 import asyncio
 import random
@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 
 from tests.api.service import TRACK
-from tests.chaos.soak.fleet import Fleet
+from tests.chaos.soak.fleet import LAB_S, Fleet
 
 PATIENCE_S = 60.0
 TROUBLE = (429, 500, 502, 503, 504)
@@ -27,7 +27,9 @@ class Record:
 
     student: str
     sandbox_id: str
+    generation: int
     told_at: float  # wall clock, as the ones below
+    ends_at: float  # as it was last told
     given_up_at: float | None = None  # the student's own release was confirmed, or nobody asks any more
     taken_at: float | None = None  # the broker said that it ended by itself
 
@@ -88,15 +90,26 @@ class Classroom:
         sandbox_id = str(answer["sandbox_id"])
         record = self.records.get(sandbox_id)
         if record is None:
-            record = self.records[sandbox_id] = Record(student, sandbox_id, time.time())
+            record = Record(student, sandbox_id, answer["generation"], time.time(), answer["expires_at"])
+            self.records[sandbox_id] = record
         elif record.student != student:
             raise Violation(f"{sandbox_id} was told to {record.student} and to {student}")
         elif record.given_up_at is not None:
             raise Violation(f"{sandbox_id} was told to {student} again after its release")
+        elif record.generation != answer["generation"]:
+            raise Violation(f"{sandbox_id} was told to {student} in two generations")
+        elif record.ends_at > answer["expires_at"]:
+            raise Violation(
+                f"{sandbox_id} was told to {student} to last until {record.ends_at}, and then for less"
+            )
+        record.ends_at = answer["expires_at"]
         return record
 
     async def _look(self, http: httpx.AsyncClient, record: Record) -> None:
-        """Repeat the allocation, or view: the same sandbox, unless the broker ended it."""
+        """Repeat the allocation, extend it or view: the same sandbox, unless the broker ended it."""
+        if self.random.random() < 0.2:
+            await self._extend(http, record)
+            return
         if self.random.random() < 0.5:
             path = f"/v1/sandboxes/{record.sandbox_id}"
             answer = await self._ask(http, "GET", path, record.student)
@@ -115,6 +128,20 @@ class Classroom:
         record.taken_at = record.taken_at or time.time()
         other = self._told(record.student, answer.json())
         await self._release(http, other)
+
+    async def _extend(self, http: httpx.AsyncClient, record: Record) -> None:
+        """By its generation, or by one that is none: that must not be let through."""
+        path, stale = f"/v1/sandboxes/{record.sandbox_id}/extend", self.random.random() < 0.2
+        body = {"generation": record.generation - stale, "for_s": LAB_S}
+        answer = await self._ask(http, "POST", path, record.student, body=body)
+        if answer is None or answer.status_code in TROUBLE:
+            return
+        if answer.status_code not in ((409,) if stale else (200, 409, 410)):
+            said = f"{answer.status_code}: {answer.text}"
+            raise Violation(f"{record.sandbox_id}: its extension{' by a stale one' * stale} was answered {said}")
+        if answer.status_code == 200:
+            self.done["extended"] += 1
+            self._told(record.student, answer.json())
 
     async def _release(self, http: httpx.AsyncClient, record: Record) -> None:
         path = f"/v1/sandboxes/{record.sandbox_id}/mark-for-deletion"
@@ -136,13 +163,20 @@ class Classroom:
         self.done["gave up releasing"] += 1
 
     async def _ask(
-        self, http: httpx.AsyncClient, method: str, path: str, student: str, *, timeout: float = 10
+        self,
+        http: httpx.AsyncClient,
+        method: str,
+        path: str,
+        student: str,
+        *,
+        body: dict[str, int] | None = None,
+        timeout: float = 10,
     ) -> httpx.Response | None:
         """One call to any API; None where there was no answer."""
         url = self.random.choice(self.fleet.apis).url
         headers = TRACK | {"X-Instruqt-Sandbox-ID": student}
         try:
-            answer = await http.request(method, url + path, headers=headers, timeout=timeout)
+            answer = await http.request(method, url + path, headers=headers, json=body, timeout=timeout)
         except httpx.HTTPError:
             self.done["had no answer"] += 1
             return None

@@ -168,7 +168,7 @@ def _check_record(record: Record, stored: Stored) -> None:
     if record.taken_at is not None:
         assert sandbox.ended_by is not None, f"{record.sandbox_id}: {record.student} was told of an end"
     if sandbox.ended_by == "expired":
-        due = (sandbox.allocated_at or 0) + LAB_S + GRACE_S
+        due = max(record.ends_at, (sandbox.allocated_at or 0) + LAB_S) + GRACE_S
         assert (sandbox.ended_at or 0) >= due - SKEW_S, f"{record.sandbox_id}: expired before its time"
 
 
