@@ -9,10 +9,12 @@ from fastapi import Depends, Header, Path, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ValidationError
 
-from app.auth import Credential, Role, require
+from app.access import caller_of
+from app.auth import Credential
 from app.dead_letters import DeadLetters
 from app.inventory import Inventory
 from app.job_desk import JobDesk
+from app.key_desk import KeyDesk
 from app.pool_gauges import PoolGauges
 from app.readiness import Readiness
 from broker.allocation import Wish
@@ -33,6 +35,7 @@ class Parts:
     inventory: Inventory
     gauges: PoolGauges
     desk: JobDesk
+    key_desk: KeyDesk | None  # None where keys are off
     selector: Selector
     dead_letters: DeadLetters
 
@@ -124,10 +127,17 @@ def extend_deadline(request: Request, seconds: float) -> None:
     deadline.reschedule(max(ends_at, deadline.when() or ends_at))
 
 
-TrackCaller = Annotated[Credential, Depends(require(Role.TRACK))]
+Caller = Annotated[Credential, Depends(caller_of)]
+"""Whoever app/access.py has let in. The names below are for readers: each says whom the table names."""
+TrackCaller = Caller
+ViewerCaller = Caller
+OperatorCaller = Caller
+AdminCaller = Caller
+PlatformOperator = Caller
+PlatformAdmin = Caller
 
 
-async def json_or_nothing(request: Request, _: TrackCaller) -> None:
+async def json_or_nothing(request: Request) -> None:
     """These routes take no body. One that is sent must at least be JSON: else it was meant for something else.
 
     Raises:
@@ -141,22 +151,17 @@ async def json_or_nothing(request: Request, _: TrackCaller) -> None:
         raise InvalidInput("body", "is not valid JSON; this route needs none") from None
 
 
-ViewerCaller = Annotated[Credential, Depends(require(Role.VIEWER))]
-OperatorCaller = Annotated[Credential, Depends(require(Role.OPERATOR))]
-AdminCaller = Annotated[Credential, Depends(require(Role.ADMIN))]
-PlatformOperator = Annotated[Credential, Depends(require(Role.OPERATOR, platform=True))]
-PlatformAdmin = Annotated[Credential, Depends(require(Role.ADMIN, platform=True))]
 Body = TypeVar("Body", bound=BaseModel)
 
 
 def body_of(model: type[Body]) -> Any:
-    """A dependency: an operator's JSON body; none is `{}`. It is looked at once the caller is known.
+    """A dependency: a JSON body; none is `{}`. It is looked at once the caller is let in.
 
     Raises:
         RequestValidationError: it is no JSON, or not such a one.
     """
 
-    async def body(request: Request, _: OperatorCaller) -> Body:
+    async def body(request: Request) -> Body:
         try:
             return model.model_validate_json((await request.body()).strip() or b"{}")
         except ValidationError as error:

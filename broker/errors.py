@@ -93,6 +93,54 @@ class TenantExists(BrokerError):
         super().__init__(f"There is a tenant named '{name}' already.", details={"tenant": name})
 
 
+class RouteClosed(BrokerError):
+    """The table of routes and roles has no entry for it: a bug of ours, and nobody gets in."""
+
+    code = "FORBIDDEN"
+
+    def __init__(self) -> None:
+        super().__init__("Nobody may call this route: no role is written down for it.")
+
+
+class KeysNotConfigured(BrokerError):
+    code = "KEYS_NOT_CONFIGURED"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "API keys are off. Set API_KEY_PEPPER (a secret of 32 or more characters) for every API process."
+        )
+
+
+class KeyNotFound(BrokerError):
+    code = "KEY_NOT_FOUND"
+
+    def __init__(self) -> None:
+        super().__init__("No such key.")
+
+
+class KeyLimitReached(BrokerError):
+    code = "KEY_LIMIT"
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(
+            f"This tenant has {limit} live keys already. Revoke what nobody uses: `last_used_at` says which.",
+            details={"limit": limit},
+        )
+
+
+class KeyNotRotatable(BrokerError):
+    """It has ended, or was rotated before; `replaced_by` is then its successor."""
+
+    code = "KEY_NOT_ROTATABLE"
+
+    def __init__(self, *, state: str, replaced_by: str | None) -> None:
+        instead = "create a new one" if replaced_by is None else f"{replaced_by} has replaced it: rotate that one"
+        super().__init__(
+            f"This key is {state if replaced_by is None else 'rotated'}: {instead}.",
+            details={"state": state, "replaced_by": replaced_by},
+        )
+
+
 class NoSandboxAvailable(BrokerError):
     code = "NO_SANDBOXES_AVAILABLE"
 

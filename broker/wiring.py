@@ -14,13 +14,16 @@ from broker.candidates import Candidates
 from broker.lifecycle import Lifecycle
 from broker.metrics import Metrics
 from broker.operations import Operations
+from broker.permission import Permissions
 from broker.settings import CoreSettings
 from broker.store.batches import Batches
 from broker.store.claims import Claims
 from broker.store.client import StoreClient
 from broker.store.events import Events
 from broker.store.gauges import GaugesStore
+from broker.store.job_refusals import JobRefusals
 from broker.store.jobs import Jobs
+from broker.store.keys import Keys
 from broker.store.known import Known
 from broker.store.leader import LeaderStore
 from broker.store.modes import Modes
@@ -49,6 +52,8 @@ class Broker:
     gauges: GaugesStore
     reports: WorkerReports
     jobs: Jobs
+    keys: Keys
+    permissions: Permissions
     allocator: Allocator
     lifecycle: Lifecycle
     operations: Operations
@@ -118,6 +123,8 @@ def build(
     claims = Claims(client)
     modes = Modes(client, known, tenants, events, metrics)
     sandboxes = Sandboxes(client, tenants, claims, events)
+    jobs = Jobs(client, clock=clock)
+    keys = Keys(client, tenants, events)
     candidates = Candidates(sandboxes, tenants, metrics, process_id=secrets.token_hex(8), monotonic=monotonic)
     return Broker(
         metrics=metrics,
@@ -132,7 +139,9 @@ def build(
         sync_states=SyncStates(client),
         gauges=GaugesStore(client),
         reports=WorkerReports(client),
-        jobs=Jobs(client, clock=clock),
+        jobs=jobs,
+        keys=keys,
+        permissions=Permissions(keys, JobRefusals(client, jobs, tenants, events), clock=clock),
         allocator=Allocator(
             sandboxes,
             claims,

@@ -10,7 +10,7 @@ import typer
 from typer.main import get_command
 
 from broker.version import VERSION
-from cli.commands import asks, bulk, jobs, mode, moves, reconcile, sandboxes, status, table
+from cli.commands import asks, bulk, jobs, keys, mode, moves, reconcile, sandboxes, status, table
 from cli.errors import PROGRAM, CliError, ReaderGone
 from cli.options import Options
 from cli.show import emit_line, say
@@ -20,7 +20,7 @@ HELP: Final = """Operate the sandbox broker from a shell, over its HTTP API.
 \b
 Where and as whom:
   BROKER_URL           the API's address, http://127.0.0.1:8080 unless set
-  BROKER_ADMIN_TOKEN   the admin token; `make run` prints it
+  BROKER_ADMIN_TOKEN   the admin token (`make run` prints it), or an API key
 
 \b
 First things first:
@@ -84,6 +84,7 @@ app.command("reconcile")(reconcile.reconcile)
 app.command("sync")(asks.sync)
 app.command("cleanup")(asks.cleanup)
 app.add_typer(jobs.app, name="jobs")
+app.add_typer(keys.app, name="keys")
 app.add_typer(mode.app, name="mode")
 app.command("retry")(moves.retry)
 app.command("quarantine")(moves.quarantine)

@@ -78,7 +78,7 @@ def test_every_route_behind_a_token_asks_for_one_and_documents_its_refusals(docu
         guarded += 1
         assert operation["security"] == [{"HTTPBearer": []}]
         assert statuses >= TOKEN_STATUSES, (method, path)
-    assert guarded == 25
+    assert guarded == 30
     assert "HTTPValidationError" not in document["components"]["schemas"]
 
 
