@@ -1,4 +1,4 @@
-"""`keys …`: who may come in. A new token goes to standard output alone, so that it can be piped; all else is said."""
+"""`keys …`: who may come in. A new token goes to standard output alone, to be piped; all else is said."""
 
 from typing import Annotated, Final, Literal
 
