@@ -9,7 +9,7 @@ from fastapi.routing import APIRoute, RouteContext, iter_route_contexts
 from fastapi.security import HTTPBearer
 
 from app.auth import Credential
-from broker.errors import BrokerError, PlatformOnly, RoleMissing, RouteClosed, Unauthenticated
+from broker.errors import BrokerError, PlatformOnly, RoleMissing, Unauthenticated
 from broker.role import IMPLIED, Role
 
 
@@ -81,10 +81,9 @@ async def admitted(request: Request) -> None:
     """The one check, before anything else of a route: a dependency of the whole app.
 
     Raises:
-        RouteClosed: nobody wrote down who may call it.
         Unauthenticated: no token, or an unknown one.
         StoreUnavailable: an API key that cannot be looked up.
-        RoleMissing: a token of another role.
+        RoleMissing: a token of another role; or nobody wrote down who may call it, and nobody may.
         PlatformOnly: of that role, in another tenant.
     """
     access = ROUTES.get((request.method, request.scope["route"].path))
@@ -98,7 +97,7 @@ async def admitted(request: Request) -> None:
     if credential is None:
         raise Unauthenticated
     if access is None or access.role is None:
-        raise RouteClosed
+        raise RoleMissing(needed="nobody", held=credential.role)
     if access.role not in IMPLIED[credential.role]:
         raise RoleMissing(needed=access.role, held=credential.role)
     if access.platform and not credential.platform:

@@ -23,7 +23,6 @@ STATUS: dict[type[BrokerError], int] = {
     errors.Unauthenticated: 401,
     errors.RoleMissing: 403,
     errors.PlatformOnly: 403,
-    errors.RouteClosed: 403,
     errors.NotSandboxOwner: 403,
     errors.SandboxNotFound: 404,
     errors.TenantNotFound: 404,

@@ -93,15 +93,6 @@ class TenantExists(BrokerError):
         super().__init__(f"There is a tenant named '{name}' already.", details={"tenant": name})
 
 
-class RouteClosed(BrokerError):
-    """The table of routes and roles has no entry for it: a bug of ours, and nobody gets in."""
-
-    code = "FORBIDDEN"
-
-    def __init__(self) -> None:
-        super().__init__("Nobody may call this route: no role is written down for it.")
-
-
 class KeysNotConfigured(BrokerError):
     code = "KEYS_NOT_CONFIGURED"
 
