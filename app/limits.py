@@ -123,7 +123,7 @@ class RateLimits:
         verdict = self.check(None, student=None, address=address)
         if verdict.refused is not None:
             return verdict
-        whole = self._hit(self._strangers, "strangers", ["strangers"])
+        whole = self._hit(self._strangers, "process", ["strangers"])
         return verdict if whole.refused is None else whole
 
     def pardon(self, address: str) -> None:
