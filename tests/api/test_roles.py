@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from fastapi import APIRouter, FastAPI
 from fastapi.responses import PlainTextResponse
-from fastapi.routing import iter_route_contexts
+from fastapi.routing import APIRoute, iter_route_contexts
 
 from app.access import admitted, must_be_complete
 from app.auth import Authenticator, Credential
@@ -231,6 +231,13 @@ async def test_nor_with_one_that_no_check_stands_before(api: Api) -> None:
         return PlainTextResponse("served")
 
     api.app.add_route("/v1/admin/sync", plain, methods=["POST"])  # as one that is guarded
+    with pytest.raises(LookupError, match="POST /v1/admin/sync"):
+        must_be_complete(api.app)
+
+
+async def test_nor_with_one_that_was_put_past_the_app_itself(api: Api) -> None:
+    route = APIRoute("/v1/admin/sync", lambda: {"secret": "served"}, methods=["POST"])
+    api.app.router.routes.append(route)
     with pytest.raises(LookupError, match="POST /v1/admin/sync"):
         must_be_complete(api.app)
 
