@@ -11,11 +11,13 @@ from fastapi import Depends, Header, Path, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ValidationError
 
+from app.access import caller_of
 from app.audit import Audit
-from app.auth import Credential, Role, require
+from app.auth import Credential
 from app.dead_letters import DeadLetters
 from app.inventory import Inventory
 from app.job_desk import JobDesk
+from app.key_desk import KeyDesk
 from app.pool_gauges import PoolGauges
 from app.readiness import Readiness
 from app.schemas import ReleaseIn
@@ -37,6 +39,7 @@ class Parts:
     inventory: Inventory
     gauges: PoolGauges
     desk: JobDesk
+    key_desk: KeyDesk | None  # None where keys are off
     selector: Selector
     dead_letters: DeadLetters
     audit: Audit
@@ -129,10 +132,17 @@ def extend_deadline(request: Request, seconds: float) -> None:
     deadline.reschedule(max(ends_at, deadline.when() or ends_at))
 
 
-TrackCaller = Annotated[Credential, Depends(require(Role.TRACK))]
+Caller = Annotated[Credential, Depends(caller_of)]
+"""Whoever app/access.py has let in. The names below are for readers: each says whom the table names."""
+TrackCaller = Caller
+ViewerCaller = Caller
+OperatorCaller = Caller
+AdminCaller = Caller
+PlatformOperator = Caller
+PlatformAdmin = Caller
 
 
-async def json_or_nothing(request: Request, _: TrackCaller) -> Any:
+async def json_or_nothing(request: Request) -> Any:
     """These routes need no body. One that is sent must at least be JSON: else it was meant for something else.
 
     Raises:
@@ -156,11 +166,6 @@ async def release_of(sent: Annotated[Any, Depends(json_or_nothing)]) -> ReleaseI
         return ReleaseIn.model_validate(sent if isinstance(sent, dict) else {})
 
 
-ViewerCaller = Annotated[Credential, Depends(require(Role.VIEWER))]
-OperatorCaller = Annotated[Credential, Depends(require(Role.OPERATOR))]
-AdminCaller = Annotated[Credential, Depends(require(Role.ADMIN))]
-PlatformOperator = Annotated[Credential, Depends(require(Role.OPERATOR, platform=True))]
-PlatformAdmin = Annotated[Credential, Depends(require(Role.ADMIN, platform=True))]
 Body = TypeVar("Body", bound=BaseModel)
 
 
@@ -176,14 +181,14 @@ def _named_as_body() -> Iterator[None]:
         ) from None
 
 
-def body_of(model: type[Body], role: Role = Role.OPERATOR, *, platform: bool = False) -> Any:
-    """A dependency: the JSON body of who has the role; none is `{}`. It is looked at once the caller is known.
+def body_of(model: type[Body]) -> Any:
+    """A dependency: a JSON body; none is `{}`. It is looked at once the caller is let in.
 
     Raises:
         RequestValidationError: it is no JSON, or not such a one.
     """
 
-    async def body(request: Request, _: Annotated[Credential, Depends(require(role, platform=platform))]) -> Body:
+    async def body(request: Request) -> Body:
         with _named_as_body():
             return model.model_validate_json((await request.body()).strip() or b"{}")
 

@@ -15,14 +15,20 @@ from limits.storage import Storage
 from slowapi import Limiter
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.auth import Authenticator, Credential, Role
+from app.auth import Authenticator, Credential, bearer_token
+from app.ceilings import TenantCeilings
 from app.errors import broker_error
 from app.headers import HOLDER_HEADERS, header
-from broker.errors import RateLimited
+from app.key_ring import KeyRing, Refusal
+from broker.errors import BrokerError, RateLimited
+from broker.key import Token
 from broker.metrics import Metrics
+from broker.role import Role
 
 MAX_KEYS: Final = 100_000
 EXEMPT: Final = frozenset({"/healthz", "/readyz", "/metrics"})
+STRANGERS: Final = "100/second"
+"""How many API keys that this process has never seen are looked up: a flood of them is no flood for the store."""
 
 
 class LruStorage(Storage):
@@ -90,16 +96,39 @@ class RateLimits:
         self._per_student = parse(per_student)
         self._per_credential = parse(per_credential)
         self._per_address = parse(per_address)
+        self._strangers = parse(STRANGERS)
 
-    def check(self, credential: Credential | None, *, student: str | None, address: str) -> Verdict:
-        """Count one request, and say whether it may pass."""
+    def check(
+        self,
+        credential: Credential | None,
+        *,
+        student: str | None,
+        address: str,
+        per_tenant: RateLimitItem | None = None,
+    ) -> Verdict:
+        """Count one request, and say whether it may pass. `per_tenant`: for all of the tenant's credentials."""
         if credential is None:
             return self._hit(self._per_address, "address", ["address", _network(address)])
         ceiling = self._hit(self._per_credential, "credential", ["credential", credential.name])
+        if ceiling.refused is None and per_tenant is not None:
+            whole = self._hit(per_tenant, "tenant", ["tenant", credential.tenant])
+            ceiling = ceiling if whole.refused is None else whole
         if ceiling.refused is not None or credential.role is not Role.TRACK:
             return ceiling  # an operator who watches a job's progress is no student
         who = student if student is not None else f"address/{_network(address)}"
         return self._hit(self._per_student, "student", ["student", credential.name, who])
+
+    def stranger(self, address: str) -> Verdict:
+        """Count, before anything is read for it, a request with an API key that this process has never seen."""
+        verdict = self.check(None, student=None, address=address)
+        if verdict.refused is not None:
+            return verdict
+        whole = self._hit(self._strangers, "process", ["strangers"])
+        return verdict if whole.refused is None else whole
+
+    def pardon(self, address: str) -> None:
+        """It was no stranger after all, or nobody can tell: its address has nothing to pay for."""
+        self._strategy.hit(self._per_address, "address", _network(address), cost=-1)
 
     def _hit(self, limit: RateLimitItem, scope: str, key: list[str]) -> Verdict:
         passed = self._strategy.hit(limit, *key)
@@ -129,20 +158,27 @@ class RateLimitMiddleware:
     """Finds out who is calling and counts the request before any route sees it."""
 
     def __init__(
-        self, app: ASGIApp, *, authenticator: Authenticator, limits: RateLimits, metrics: Metrics
+        self,
+        app: ASGIApp,
+        *,
+        authenticator: Authenticator,
+        key_ring: KeyRing,
+        limits: RateLimits,
+        ceilings: TenantCeilings,
+        metrics: Metrics,
     ) -> None:
         self._app = app
         self._authenticator = authenticator
+        self._key_ring = key_ring
         self._limits = limits
+        self._ceilings = ceilings
         self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["path"] in EXEMPT:
             await self._app(scope, receive, send)
             return
-        credential = self._authenticator.identify(header(scope, b"authorization"))
-        scope["state"]["credential"] = credential
-        verdict = self._limits.check(credential, student=_student(scope), address=_address(scope))
+        verdict = await self._verdict(scope)
 
         async def with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -155,6 +191,50 @@ class RateLimitMiddleware:
         self._metrics.rate_limited.labels(verdict.refused.details["scope"]).inc()  # type: ignore[index]
         scope["state"]["outcome"] = verdict.refused.code
         await broker_error(verdict.refused)(scope, receive, with_headers)
+
+    async def _verdict(self, scope: Scope) -> Verdict:
+        """Who it is, left in the request's state, and whether the request may pass."""
+        state, text = scope["state"], bearer_token(header(scope, b"authorization"))
+        credential = self._authenticator.identify(text)
+        if credential is None and text and (token := Token.parse(text)) is not None:
+            answer = self._key_ring.look(token)
+            if answer is None:
+                answer, verdict = await self._asked(token, state, _address(scope))
+                if verdict is not None:
+                    return verdict
+            if isinstance(answer, Refusal):
+                state["facts"] = {"refused_key": token.id, "why": answer.value}
+            else:
+                credential = answer
+        state["credential"] = credential
+        per_tenant = None if credential is None else await self._ceilings.of(credential.tenant)
+        return self._limits.check(
+            credential, student=_student(scope), address=_address(scope), per_tenant=per_tenant
+        )
+
+    async def _asked(
+        self, token: Token, state: dict[str, Any], address: str
+    ) -> tuple[Credential | Refusal | None, Verdict | None]:
+        """What a read says of the key; or, where that is the end of it, the verdict.
+
+        A stranger pays before the read, and gets it back where the read shows that it is none.
+        """
+        stranger = self._key_ring.is_stranger(token)
+        verdict = self._limits.stranger(address) if stranger else Verdict({}, None)
+        if verdict.refused is not None:
+            return None, verdict
+        try:
+            answer = await self._key_ring.ask(token)
+        except BrokerError as error:
+            state["credential_failure"] = error
+            answer = None
+        if not stranger:
+            return answer, verdict if answer is None else None
+        if isinstance(answer, Refusal):
+            state["facts"] = {"refused_key": token.id, "why": answer.value}
+            return None, verdict
+        self._limits.pardon(address)
+        return answer, verdict if answer is None else None
 
 
 def _raw(headers: dict[str, str]) -> list[tuple[bytes, bytes]]:

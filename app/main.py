@@ -3,18 +3,21 @@
 import asyncio
 import logging
 import signal
+import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from types import FrameType
 from typing import Final
 
 import uvicorn
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
+from app.access import admitted, must_be_complete
 from app.audit import Audit
-from app.auth import Authenticator, Credential, Role
+from app.auth import Authenticator, Credential
+from app.ceilings import TenantCeilings
 from app.cors import Cors
 from app.cursors import Cursors
 from app.dead_letters import DeadLetters
@@ -22,18 +25,22 @@ from app.deps import Parts
 from app.errors import on_broker_error, on_http_error, on_invalid_request
 from app.inventory import Inventory
 from app.job_desk import JobDesk
+from app.key_desk import KeyDesk
+from app.key_ring import KeyRing
 from app.limits import RateLimitMiddleware, RateLimits
 from app.middleware import AdminAlias, Crashes, Deadlines, InputLimits, RequestContext
 from app.openapi import DocumentedApi
 from app.pool_gauges import PoolGauges
 from app.protocol import BoundedProtocol
 from app.readiness import Readiness
-from app.routes import admin, events, holders, jobs, operations, ops, sandboxes, tenants
+from app.routes import admin, events, holders, jobs, keys, operations, ops, sandboxes, tenants
 from broker import logs
 from broker.errors import BrokerError, ForeignTable, StoreThrottled, StoreUnavailable
+from broker.key import Peppers
 from broker.loop_health import watch_loop
 from broker.metrics import Metrics
 from broker.process import begin, port_is_free
+from broker.role import Role
 from broker.selection import Selector
 from broker.settings import EXIT_CONFIG, ApiSettings
 from broker.version import VERSION
@@ -63,12 +70,15 @@ def create_app(settings: ApiSettings) -> FastAPI:
                     task.cancel()
                     with suppress(asyncio.CancelledError):
                         await task
+                await app.state.key_ring.close()
+                await app.state.ceilings.close()
 
     app = DocumentedApi(
         title="Sandbox Broker",
         version=VERSION,
         description="Hands pre-created cloud sandboxes to workshop students: exactly one each, at once.",
         lifespan=lifespan,
+        dependencies=[Depends(admitted)],
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,  # behind a balancer it would name plain http, and the token would follow
@@ -79,7 +89,13 @@ def create_app(settings: ApiSettings) -> FastAPI:
     app.state.readiness = Readiness()
     app.state.parts = None
     app.state.exit_code = 0
+    app.state.peppers = Peppers(settings.peppers) if settings.peppers else None
+    app.state.key_ring = KeyRing(
+        app.state.peppers, tenant=settings.tenant, clock=time.time, monotonic=time.monotonic
+    )
+    app.state.ceilings = TenantCeilings()
     _add_routes(app, settings)
+    must_be_complete(app)
     _add_middleware(app, settings, metrics)
     app.add_exception_handler(BrokerError, on_broker_error)
     app.add_exception_handler(RequestValidationError, on_invalid_request)
@@ -95,6 +111,7 @@ def _add_routes(app: FastAPI, settings: ApiSettings) -> None:
     app.include_router(operations.router)
     app.include_router(tenants.router)
     app.include_router(events.router)
+    app.include_router(keys.router)
     app.include_router(ops.router)
     if settings.meta:
         app.include_router(ops.meta)
@@ -115,7 +132,14 @@ def _add_middleware(app: FastAPI, settings: ApiSettings, metrics: Metrics) -> No
     ]
     authenticator = Authenticator((secret.get_secret_value(), credential) for secret, credential in tokens)
     app.add_middleware(Deadlines, timeout_s=settings.request_timeout_s)
-    app.add_middleware(RateLimitMiddleware, authenticator=authenticator, limits=limits, metrics=metrics)
+    app.add_middleware(
+        RateLimitMiddleware,
+        authenticator=authenticator,
+        key_ring=app.state.key_ring,
+        limits=limits,
+        ceilings=app.state.ceilings,
+        metrics=metrics,
+    )
     app.add_middleware(AdminAlias)
     app.add_middleware(InputLimits)
     app.add_middleware(Crashes)
@@ -141,12 +165,21 @@ async def _boot(app: FastAPI, settings: ApiSettings, metrics: Metrics, stack: As
         inventory=Inventory(broker.sandboxes, broker.tenants, cursors),
         gauges=PoolGauges(broker.gauges, metrics, tenant=settings.tenant),
         desk=JobDesk(broker.jobs, cursors, leaving=lambda: bool(app.state.readiness.draining)),
+        key_desk=_key_desk(app, broker, cursors),
         selector=Selector(broker.sandboxes, broker.tenants),
         dead_letters=DeadLetters(broker.jobs, broker.sandboxes),
         audit=Audit(broker.event_log, broker.tenants, cursors),
     )
+    app.state.key_ring.open(broker.keys)
+    app.state.ceilings.open(broker.tenants)
     app.state.readiness.booted(broker.client, broker.modes)
     log.info("ready", extra={"version": VERSION, "tenant": settings.tenant})
+
+
+def _key_desk(app: FastAPI, broker: Broker, cursors: Cursors) -> KeyDesk | None:
+    if (peppers := app.state.peppers) is None:
+        return None
+    return KeyDesk(broker.keys, cursors, peppers, changed=app.state.key_ring.forget, clock=time.time)
 
 
 async def _opened(settings: ApiSettings, metrics: Metrics, stack: AsyncExitStack) -> Broker:

@@ -33,10 +33,14 @@ EXAMPLES: Final[tuple[BrokerError, ...]] = (
     errors.Unauthenticated(),
     errors.RoleMissing(needed="track", held="admin"),
     errors.PlatformOnly(),
-    errors.TenantNotFound(),
     errors.TenantExists("north"),
     errors.NotSandboxOwner(),
     errors.SandboxNotFound(),
+    errors.TenantNotFound(),
+    errors.KeysNotConfigured(),
+    errors.KeyNotFound(),
+    errors.KeyLimitReached(1000),
+    errors.KeyNotRotatable(state="live", replaced_by="k7m2x9q4w1zb"),
     errors.JobNotFound(),
     errors.JobWrongState(state="done", wanted="requeue"),
     errors.JobFailed(job_id="1760000000000-9f8e7d6c5b4a", state="dead", error="HTTP_500"),
@@ -93,9 +97,9 @@ _LIMITS: Final = {
 def answers(
     success: str,
     *raised: type[BrokerError],
+    status: int = 200,
     replay: str | None = None,
     queued: str | None = None,
-    created: bool = False,
 ) -> dict[int | str, Any]:
     """The `responses` of a route behind a token: its success with headers, and each error with examples."""
     documented = _errors(*COMMON, *raised)
@@ -105,7 +109,7 @@ def answers(
         documented[201] = {"description": success, "headers": headers}
         documented[200] = {"model": AllocationOut, "description": replay, "headers": headers}
     else:
-        documented[201 if created else 200] = {"description": success, "headers": headers}
+        documented[status] = {"description": success, "headers": headers}
     if queued is not None:
         documented[202] = {"model": JobOut, "description": queued, "headers": headers | {"Location": _LOCATION}}
     return documented

@@ -180,6 +180,13 @@ Reason = Annotated[
 ]
 
 
+Name = Annotated[
+    str,
+    AfterValidator(_printable),
+    Field(min_length=1, max_length=64, description="What people call it: 1 to 64 printable characters."),
+]
+
+
 class ReasonIn(BaseModel):
     """What an operator says when moving a sandbox by hand."""
 

@@ -73,7 +73,7 @@ class RateLimited(BrokerError):
 class PlatformOnly(BrokerError):
     """What concerns all tenants is for the default tenant's people."""
 
-    code = "FORBIDDEN"
+    code = "PLATFORM_ONLY"
 
     def __init__(self) -> None:
         super().__init__("This concerns every tenant: it is for operators and admins of the default tenant.")
@@ -91,6 +91,45 @@ class TenantExists(BrokerError):
 
     def __init__(self, name: str) -> None:
         super().__init__(f"There is a tenant named '{name}' already.", details={"tenant": name})
+
+
+class KeysNotConfigured(BrokerError):
+    code = "KEYS_NOT_CONFIGURED"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "API keys are off. Set API_KEY_PEPPER (a secret of 32 or more characters) for every API process."
+        )
+
+
+class KeyNotFound(BrokerError):
+    code = "KEY_NOT_FOUND"
+
+    def __init__(self) -> None:
+        super().__init__("No such key.")
+
+
+class KeyLimitReached(BrokerError):
+    code = "KEY_LIMIT"
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(
+            f"This tenant has {limit} live keys already. Revoke what nobody uses: `last_used_at` says which.",
+            details={"limit": limit},
+        )
+
+
+class KeyNotRotatable(BrokerError):
+    """It has ended, or was rotated before; `replaced_by` is then its successor."""
+
+    code = "KEY_NOT_ROTATABLE"
+
+    def __init__(self, *, state: str, replaced_by: str | None) -> None:
+        instead = "create a new one" if replaced_by is None else f"{replaced_by} has replaced it: rotate that one"
+        super().__init__(
+            f"This key is {state if replaced_by is None else 'rotated'}: {instead}.",
+            details={"state": state, "replaced_by": replaced_by},
+        )
 
 
 class NoSandboxAvailable(BrokerError):

@@ -6,6 +6,7 @@ from enum import StrEnum
 from typing import Any, Final, Self
 
 from broker.errors import IllegalMove
+from broker.role import Role
 
 
 class Kind(StrEnum):
@@ -60,6 +61,11 @@ DEADLINE_S: Final[dict[Kind, float]] = {
 }
 """How long one attempt may run; past it the job is timed out, and is not tried again by itself."""
 
+NEEDED_ROLE: Final[dict[Kind, Role]] = dict.fromkeys(Kind, Role.OPERATOR)
+"""What whoever asks for it must be allowed when it is asked for, when it begins and while it runs."""
+
+PERMISSION_REVOKED: Final = "PERMISSION_REVOKED"
+
 MAX_ATTEMPTS: Final = 5
 ARCHIVE_S: Final = 30 * 24 * 3600
 """How long an ended job is remembered."""
@@ -109,6 +115,11 @@ class Job:
     result: Mapping[str, int] | None = None  # counts by outcome
     error: str | None = None  # why the last attempt failed
     ttl: int | None = None
+
+    @property
+    def answers_for_it(self) -> str:
+        """The credential by whose permission it runs: who asked for it, or who queued it again."""
+        return self.requeued_by or self.requested_by
 
     @property
     def order_at(self) -> int:
@@ -180,6 +191,11 @@ class Job:
         if self.cancel_requested_by is not None:
             return self._ended(JobState.CANCELLED, now)
         return self._move(JobState.QUEUED, due_at=now, attempt=self.attempt - 1)
+
+    def refuse(self, *, why: str, now: int) -> Self:
+        """Who asked for it may not any more: it is not run, or not to its end, and not tried again by itself."""
+        self._must_be(JobState.RUNNING)
+        return self._ended(JobState.DEAD, now, error=f"{PERMISSION_REVOKED}: {why}")
 
     def time_out(self, *, error: str, now: int) -> Self:
         self._must_be(JobState.RUNNING)

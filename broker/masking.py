@@ -43,10 +43,13 @@ _SHAPES: Final[tuple[tuple[tuple[str, ...], re.Pattern[str], _Replacement], ...]
         re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.S),
         MASK,
     ),
+    # our own API keys: the id is public and stays, what only resembles a key goes whole
+    (("sbk_",), re.compile(r"sbk_([a-z0-9]{12})_[A-Za-z0-9_-]+"), rf"sbk_\1_{MASK}"),
+    (("sbk_",), re.compile(r"sbk_(?![a-z0-9]{12}_\*\*\*)[A-Za-z0-9_-]{8,}"), f"sbk_{MASK}"),
     # Authorization: Bearer, Token, Basic, and AWS SigV4
     (
         ("bearer", "token", "basic", "digest"),
-        re.compile(r"(?i)\b((?:bearer|token|basic|digest)\s+)[A-Za-z0-9._~+/=:-]{8,}"),
+        re.compile(r"(?i)\b((?:bearer|token|basic|digest)\s+)(?!sbk_[a-z0-9]{12}_\*\*\*)[A-Za-z0-9._~+/=:-]{8,}"),
         rf"\1{MASK}",
     ),
     (
@@ -54,8 +57,6 @@ _SHAPES: Final[tuple[tuple[tuple[str, ...], re.Pattern[str], _Replacement], ...]
         re.compile(r"(?i)\b(signature=|x-amz-signature=|x-amz-security-token=)[A-Za-z0-9%/+=_-]+"),
         rf"\1{MASK}",
     ),
-    # our own API keys
-    (("sbk_",), re.compile(r"\bsbk_[A-Za-z0-9_-]{8,}"), f"sbk_{MASK}"),
     # AWS access key ids
     (("akia", "asia", "aroa", "aida"), re.compile(r"\b(?:AKIA|ASIA|AROA|AIDA)[A-Z0-9]{12,}\b"), MASK),
     # JSON web tokens

@@ -18,6 +18,7 @@ from pydantic import (
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 MIN_TOKEN_CHARS = 20
+MIN_PEPPER_CHARS = 32
 _EXAMPLE = re.compile(
     r"change.?me|example|placeholder|your.?(api.?|admin.?)?token|password|^(.)\2+$|^[0-9]+$", re.IGNORECASE
 )
@@ -28,6 +29,7 @@ EXIT_CONFIG = 78
 Seconds = Annotated[float, Field(gt=0)]
 WEEK_S = 7 * 24 * 3600
 
+TENANT_PATTERN = r"^[A-Za-z0-9._:-]{1,64}$"
 RATE_LIMIT = r"^[1-9]\d{0,8} ?(/| per ) ?([1-9]\d{0,5} ?)?(second|minute|hour|day)s?$"
 RATE_FORM = "a number of requests and a time, such as 60/minute or 5000/10 seconds"
 
@@ -93,7 +95,7 @@ class CoreSettings(BaseSettings):
         "default",
         alias="BROKER_TENANT",
         description="1 to 64 of A-Z a-z 0-9 . _ : -",
-        pattern=r"^[A-Za-z0-9._:-]{1,64}$",
+        pattern=TENANT_PATTERN,
     )
     table_name: str = Field(
         "sandbox-broker",
@@ -151,6 +153,7 @@ class ApiSettings(CoreSettings):
 
     api_token: Token = Field(SecretStr(""), alias="BROKER_API_TOKEN")
     admin_token: Token = Field(SecretStr(""), alias="BROKER_ADMIN_TOKEN")
+    api_key_pepper: SecretStr = Field(SecretStr(""), alias="API_KEY_PEPPER")
     host: str = Field("0.0.0.0", alias="API_HOST")  # noqa: S104  the container's only interface
     port: int = Field(8080, alias="API_PORT", ge=1, le=65535)
     lab_duration_hours: float = Field(4, alias="LAB_DURATION_HOURS", gt=0, le=24 * 30)
@@ -180,6 +183,14 @@ class ApiSettings(CoreSettings):
     def max_extension_s(self) -> int:
         return round(self.max_extension_hours * 3600)
 
+    @property
+    def peppers(self) -> list[str]:
+        """The first is for new keys, every one verifies; none: keys are off."""
+        return list(csv(self.api_key_pepper.get_secret_value()))
+
+    def secrets(self) -> list[str]:
+        return [*super().secrets(), *self.peppers]
+
     @model_validator(mode="before")
     @classmethod
     def _lists(cls, values: dict[str, Any]) -> dict[str, Any]:
@@ -192,6 +203,19 @@ class ApiSettings(CoreSettings):
         if token == info.data.get("api_token"):
             raise ValueError("is the same as BROKER_API_TOKEN")
         return token
+
+    @field_validator("api_key_pepper")
+    @classmethod
+    def _strong_peppers(cls, value: SecretStr) -> SecretStr:
+        """Long enough that a stolen table is no list of keys, and none of them twice."""
+        peppers = list(csv(value.get_secret_value()))
+        if any(len(pepper) < MIN_PEPPER_CHARS for pepper in peppers):
+            raise ValueError(f"holds one that is shorter than {MIN_PEPPER_CHARS} characters")
+        if any(_EXAMPLE.search(pepper) for pepper in peppers):
+            raise ValueError("looks like an example value (a word such as changeme or password)")
+        if len(set(peppers)) < len(peppers):
+            raise ValueError("holds the same one twice")
+        return value
 
     @field_validator("cors_origins")
     @classmethod

@@ -14,6 +14,7 @@ from broker.candidates import Candidates
 from broker.lifecycle import MAX_EXTENSION_S, Lifecycle
 from broker.metrics import Metrics
 from broker.operations import Operations
+from broker.permission import Permissions
 from broker.quota import Quota
 from broker.settings import CoreSettings
 from broker.store.batches import Batches
@@ -22,7 +23,9 @@ from broker.store.client import StoreClient
 from broker.store.event_log import EventLog
 from broker.store.events import Events
 from broker.store.gauges import GaugesStore
+from broker.store.job_refusals import JobRefusals
 from broker.store.jobs import Jobs
+from broker.store.keys import Keys
 from broker.store.known import Known
 from broker.store.leader import LeaderStore
 from broker.store.modes import Modes
@@ -54,6 +57,8 @@ class Broker:
     jobs: Jobs
     quota: Quota
     event_log: EventLog
+    keys: Keys
+    permissions: Permissions
     allocator: Allocator
     lifecycle: Lifecycle
     operations: Operations
@@ -138,6 +143,8 @@ def build(
     slots = Slots(client)
     sandboxes = Sandboxes(client, tenants, claims, slots, events)
     quota = Quota(slots, sandboxes, monotonic=monotonic)
+    jobs = Jobs(client, tenants, events, clock=clock)
+    keys = Keys(client, tenants, events)
     candidates = Candidates(sandboxes, tenants, metrics, process_id=secrets.token_hex(8), monotonic=monotonic)
     return Broker(
         metrics=metrics,
@@ -153,8 +160,10 @@ def build(
         gauges=GaugesStore(client),
         reports=WorkerReports(client),
         quota=quota,
-        jobs=Jobs(client, tenants, events, clock=clock),
         event_log=EventLog(client),
+        jobs=jobs,
+        keys=keys,
+        permissions=Permissions(keys, JobRefusals(client, jobs, tenants, events), clock=clock),
         allocator=Allocator(
             sandboxes,
             claims,

@@ -16,6 +16,7 @@ from cli.commands import (
     events,
     history,
     jobs,
+    keys,
     mode,
     moves,
     pools,
@@ -34,7 +35,7 @@ HELP: Final = """Operate the sandbox broker from a shell, over its HTTP API.
 \b
 Where and as whom:
   BROKER_URL           the API's address, http://127.0.0.1:8080 unless set
-  BROKER_ADMIN_TOKEN   the admin token; `make run` prints it
+  BROKER_ADMIN_TOKEN   the admin token (`make run` prints it), or an API key
 
 \b
 First things first:
@@ -101,6 +102,7 @@ app.command("reconcile")(reconcile.reconcile)
 app.command("sync")(asks.sync)
 app.command("cleanup")(asks.cleanup)
 app.add_typer(jobs.app, name="jobs")
+app.add_typer(keys.app, name="keys")
 app.add_typer(mode.app, name="mode")
 app.add_typer(pools.app, name="pools", help="Drain a pool, or open it again.")
 app.add_typer(tenants.app, name="tenants", help="The teams that share this installation.")

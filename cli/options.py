@@ -74,6 +74,7 @@ MaybeReason = Annotated[str | None, _WHY]
 SandboxId = Annotated[str, typer.Argument(metavar="ID", callback=_id, help="A sandbox, as `list` shows it.")]
 SandboxIds = Annotated[list[str], typer.Argument(metavar="ID", callback=_ids, help="One sandbox or more.")]
 JobId = Annotated[str, typer.Argument(metavar="ID", callback=_id, help="A job, as `jobs list` shows it.")]
+KeyId = Annotated[str, typer.Argument(metavar="ID", callback=_id, help="A key, as `keys list` shows it.")]
 Wait = Annotated[
     float | None,
     typer.Option("--wait", min=1, metavar="SECONDS", help="Follow it for so long; exit 1 if it goes on by then."),

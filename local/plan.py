@@ -43,6 +43,7 @@ class Plan:
             "AWS_SECRET_ACCESS_KEY": "local",
             "AWS_REGION": "us-east-1",
             "CSP_API_TOKEN": secrets.token_hex(16),
+            "API_KEY_PEPPER": secrets.token_hex(32),
             "API_HOST": "127.0.0.1",
             "WORKER_HOST": "127.0.0.1",
             "DRAIN_NOTICE_SEC": "0",

@@ -85,6 +85,7 @@ class Worker:
             broker.jobs,
             self._handlers(),
             broker.metrics,
+            permissions=broker.permissions,
             tenant=settings.tenant,
             pace=Pace(lease_s=settings.leader_lease_s),
             clock=clock,

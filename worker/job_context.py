@@ -24,6 +24,10 @@ class DeadlinePassed(Stopped):
     """The attempt took longer than its kind may."""
 
 
+class PermissionLost(Stopped):
+    """Who asked for it may not any more; says why."""
+
+
 class HeartbeatDied(Stopped):
     """Nobody keeps the lease any more: a bug of ours."""
 

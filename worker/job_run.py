@@ -4,15 +4,25 @@ import asyncio
 import logging
 import random
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
 
 from broker.errors import BrokerError, LeadershipLost, LeaseLost
-from broker.job import Job
+from broker.job import Job, Progress
+from broker.permission import Permissions
 from broker.policy import retry_delay_s
 from broker.store.jobs import Jobs
-from worker.job_context import Context, DeadlinePassed, HandedBack, Handler, HeartbeatDied, JobCancelled, Stopped
+from worker.job_context import (
+    Context,
+    DeadlinePassed,
+    HandedBack,
+    Handler,
+    HeartbeatDied,
+    JobCancelled,
+    PermissionLost,
+    Stopped,
+)
 from worker.provider.client import ProviderError
 
 log = logging.getLogger("worker")
@@ -23,6 +33,9 @@ UNWIND_S: Final = 30.0
 """How long work that was cut short may take to finish the one step it is in."""
 WRITE_PAUSES_S: Final = (0.1, 0.5, 2.0, 5.0)
 MAX_ERROR_CHARS: Final = 300
+
+PERMISSION_S: Final = 3.0
+"""How often it is looked whether who asked for a running job still may."""
 
 Move = Callable[[Job], Job]
 
@@ -49,6 +62,7 @@ class JobRun:
         leased: Job,
         handler: Handler,
         *,
+        permissions: Permissions,
         pace: Pace,
         deadline_s: float,
         monotonic: Callable[[], float],
@@ -57,6 +71,7 @@ class JobRun:
         self.job = leased
         self._jobs = jobs
         self._handler = handler
+        self._permissions = permissions
         self._pace = pace
         self._deadline_s = deadline_s
         self._monotonic = monotonic
@@ -80,7 +95,7 @@ class JobRun:
 
     async def run(self) -> Job | None:
         """The job as its end was written, None where there was none to write."""
-        work = self._work = asyncio.ensure_future(self._handler(self._context))
+        work = self._work = asyncio.ensure_future(self._permitted())
         beats = asyncio.create_task(self._beat())
         try:
             await asyncio.wait({work, beats}, timeout=self._deadline_s, return_when=asyncio.FIRST_COMPLETED)
@@ -91,8 +106,17 @@ class JobRun:
         finally:
             beats.cancel()
             await asyncio.gather(beats, return_exceptions=True)
+        if isinstance(lost := self._context.stopped, PermissionLost) and not _finished(work):
+            return await self._written(lambda progress: self._permissions.refuse(self.job, str(lost), progress))
         move = self._end_of(work)
-        return None if move is None else await self._written(move)
+        return None if move is None else await self._written(lambda progress: self._concluded(move, progress))
+
+    async def _permitted(self) -> Counter[str]:
+        """The work, where who asked for it still may; else nothing of it is begun."""
+        if why := await self._permissions.lost(self.job):
+            self._context.stop(PermissionLost(why))
+        await self._context.checkpoint()
+        return await self._handler(self._context)
 
     def _cut_short_by(self, beats: asyncio.Task[None]) -> Stopped | LeaseLost:
         """Why work that has not ended is not waited for any longer."""
@@ -104,8 +128,8 @@ class JobRun:
 
     async def _beat(self) -> None:
         """Keep the lease. Returns once the work is to be cut short; the context says why."""
-        kept_at = self._monotonic()
-        cancelled_at: float | None = None
+        kept_at = looked_at = self._monotonic()
+        stopped_at: float | None = None
         while True:
             await asyncio.sleep(self._pace.beat_s)
             asked_at = self._monotonic()
@@ -122,13 +146,28 @@ class JobRun:
                 self._context.stop(LeaseLost())
                 return
             kept_at = asked_at
-            if present.cancel_requested_by is None:
-                continue
-            if cancelled_at is None:
-                cancelled_at = asked_at
+            if present.cancel_requested_by is not None:
                 self._context.stop(JobCancelled())
-            elif asked_at - cancelled_at >= self._pace.patience_s:
+            elif asked_at - looked_at >= min(PERMISSION_S, self._pace.lease_s / 4):
+                looked_at = asked_at
+                await self._look_again()
+            if present.cancel_requested_by is None and not isinstance(self._context.stopped, PermissionLost):
+                continue
+            if stopped_at is None:
+                stopped_at = asked_at
+            elif asked_at - stopped_at >= self._pace.patience_s:
                 return
+
+    async def _look_again(self) -> None:
+        """Stop where the permission is gone. What cannot be known now is asked again in a moment."""
+        try:
+            async with asyncio.timeout(self._pace.lease_s / 4):
+                why = await self._permissions.lost(self.job)
+        except (BrokerError, TimeoutError) as error:
+            log.warning("whether a job may go on is not known", extra=self._facts(why=str(error)))
+        else:
+            if why is not None:
+                self._context.stop(PermissionLost(why))
 
     def _end_of(self, work: asyncio.Future[Counter[str]]) -> Move | None:
         """The move that the run ends in, None where nothing is to be written."""
@@ -137,7 +176,7 @@ class JobRun:
         error = work.exception() if work.done() and not work.cancelled() else None
         if isinstance(stopped or error, LeaseLost | LeadershipLost):
             return None
-        if work.done() and not work.cancelled() and error is None:
+        if _finished(work):
             counts = dict(work.result())
             return lambda job: job.finish(counts, now=now)
         match stopped:
@@ -165,14 +204,18 @@ class JobRun:
         log.error("job crashed", extra=self._facts(), exc_info=error)
         return f"CRASHED: {type(error).__name__}"
 
-    async def _written(self, move: Move) -> Job | None:
+    async def _concluded(self, move: Move, progress: Progress) -> Job:
+        now = int(self._clock())
+        return await self._jobs.conclude(self.job, lambda job: move(job.progressed(progress, now=now)))
+
+    async def _written(self, end: Callable[[Progress], Awaitable[Job]]) -> Job | None:
         """Write the end until it is certain. Where the store stays silent the lease lapses: safe too."""
-        progress, now = self._context.so_far, int(self._clock())
+        progress = self._context.so_far
         for pause_s in WRITE_PAUSES_S:
             if isinstance(self._context.stopped, LeaseLost):
                 return None
             try:
-                return await self._jobs.conclude(self.job, lambda job: move(job.progressed(progress, now=now)))
+                return await end(progress)
             except LeaseLost:
                 return None
             except BrokerError as error:
@@ -184,3 +227,8 @@ class JobRun:
         job = self.job
         facts = {"job_id": job.id, "kind": job.kind.value, "tenant": job.tenant, "attempt": job.attempt}
         return facts | more
+
+
+def _finished(work: asyncio.Future[Counter[str]]) -> bool:
+    """Whether it came to its own good end."""
+    return work.done() and not work.cancelled() and work.exception() is None

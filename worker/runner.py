@@ -9,10 +9,11 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final, Protocol
 
 from broker.errors import WriteConflict
-from broker.job import DEADLINE_S, Job, JobState, Kind
+from broker.job import DEADLINE_S, PERMISSION_REVOKED, Job, JobState, Kind
 from broker.lapse import Lapses
 from broker.logs import request_id
 from broker.metrics import Metrics
+from broker.permission import Permissions
 from broker.store.jobs import Jobs
 from worker.job_context import HandedBack, Handler
 from worker.job_run import JobRun, Pace
@@ -44,6 +45,7 @@ class Runner:
         handlers: Mapping[Kind, Handler],
         metrics: Metrics,
         *,
+        permissions: Permissions,
         tenant: str,
         pace: Pace,
         concurrency: int = 2,
@@ -56,6 +58,7 @@ class Runner:
         self._jobs = jobs
         self._handlers = handlers
         self._metrics = metrics
+        self._permissions = permissions
         self._tenant = tenant
         self._pace = pace
         self._concurrency = concurrency
@@ -150,6 +153,7 @@ class Runner:
             self._jobs,
             leased,
             self._handlers[leased.kind],
+            permissions=self._permissions,
             pace=self._pace,
             deadline_s=self._deadlines_s[leased.kind],
             monotonic=self._monotonic,
@@ -183,7 +187,9 @@ class Runner:
     def _tell(self, ended: Job, *, why: str) -> None:
         """One line an end. A job that nobody will try again is an alert."""
         facts = _facts(ended) | {"state": ended.state.value, "counts": dict(ended.result or {})}
-        if ended.state in WORST:
+        if ended.state is JobState.DEAD and (ended.error or "").startswith(PERMISSION_REVOKED):
+            log.warning("job refused: who asked for it may not any more", extra=facts | {"why": ended.error})
+        elif ended.state in WORST:
             why = "timed_out" if ended.state is JobState.TIMED_OUT else why
             self._metrics.job_deaths.labels(ended.kind.value, why).inc()
             log.error("job ended for good: requeue it by hand", extra=facts | {"why": ended.error})

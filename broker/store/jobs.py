@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from broker.errors import JobNotFound, JobWrongState, LeaseLost, StoreUnavailable, WriteConflict
 from broker.job import ENDED, REQUEUEABLE, Job, JobState, Kind, Priority, Progress
+from broker.key import key_id_of
 from broker.store import table
 from broker.store.client import StoreClient, TransactionRefused
 from broker.store.events import Cause, Events
@@ -62,7 +63,7 @@ class Jobs:
 
         Joined is what the index shows: it may miss one that was queued a moment ago, and two do no harm.
         """
-        if kind in JOINED and (waiting := await self._alike(tenant, kind, params)) is not None:
+        if kind in JOINED and (waiting := await self._alike(tenant, kind, params, requested_by)) is not None:
             return waiting
         now = self._clock()
         job = Job(
@@ -283,10 +284,17 @@ class Jobs:
             error=after.error if after.state in ENDED else None,
         )
 
-    async def _alike(self, tenant: str, kind: Kind, params: Mapping[str, str]) -> Job | None:
+    async def _alike(self, tenant: str, kind: Kind, params: Mapping[str, str], requested_by: str) -> Job | None:
+        """One that waits. Not another key's: with that key's permission it would go."""
         rows, _ = await self.page(tenant, JobState.QUEUED, limit=LOOK_THROUGH)
         now = self._clock()  # one that waits after a failure is not what "now" means
-        alike = (job for job in rows if (job.kind, job.params) == (kind, params) and job.due_at <= now)
+        alike = (
+            job
+            for job in rows
+            if (job.kind, job.params) == (kind, params)
+            and job.due_at <= now
+            and (job.answers_for_it == requested_by or key_id_of(job.answers_for_it) is None)
+        )
         if (hint := next(alike, None)) is None:
             return None
         present = await self.get(tenant, hint.id)

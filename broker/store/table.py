@@ -119,6 +119,20 @@ def job_key(tenant: str, job_id: str) -> Item:
     return primary(key("JOB", tenant, job_id))
 
 
+def api_key_key(key_id: str) -> Item:
+    """By the id alone: who presents a key does not say whose it is."""
+    return primary(key("KEY", key_id))
+
+
+def api_keys_partition(tenant: str) -> str:
+    """A tenant's keys, beside the partitions of its sandboxes and jobs: those have more parts."""
+    return key(tenant, "key")
+
+
+def api_key_sort_key(created_at: int, key_id: str) -> str:
+    return key(instant(created_at), key_id)
+
+
 def meta_key() -> Item:
     return primary("META")
 

@@ -1,6 +1,7 @@
 """The real app over a real table, and the ways in which tests talk to it."""
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -15,11 +16,13 @@ from app.main import create_app
 from broker.settings import ApiSettings
 from broker.store.schema import create_table
 from broker.wiring import Broker, client_config, table_of
+from local.store_proxy import StoreProxy
 from tests.builders import NOW, TEST_CAUSE, a_sandbox
 from tests.conftest import settings_for
 
 API_TOKEN = "track-8f14e45fceea167a5a36dedd4bea2543"
 ADMIN_TOKEN = "admin-c9f0f895fb98ab9159f51fd0297e236d"
+PEPPER = "3f8a1c97d2e64b05a9c17e60f4b28d53"
 TRACK = {"Authorization": f"Bearer {API_TOKEN}"}
 ADMIN = {"Authorization": f"Bearer {ADMIN_TOKEN}"}
 
@@ -33,6 +36,7 @@ def api_settings(url: str, table_name: str, **changes: Any) -> ApiSettings:
         "BROKER_TENANT": "acme",
         "BROKER_API_TOKEN": API_TOKEN,
         "BROKER_ADMIN_TOKEN": ADMIN_TOKEN,
+        "API_KEY_PEPPER": PEPPER,
         "DDB_ENDPOINT_URL": url,
         "DDB_TABLE_NAME": table_name,
         "RATE_LIMIT_PER_STUDENT": "1000000/second",
@@ -142,6 +146,11 @@ async def an_api(url: str, table_name: str, **changes: Any) -> AsyncIterator[Api
     """A booted app over a table, which is created where it is missing. Two of them are two processes."""
     async with a_table(url, table_name), an_app(api_settings(url, table_name, **changes)) as api:
         yield api
+
+
+def asked_of(proxy: StoreProxy) -> Counter[str]:
+    """The calls that reached the store, but for the tenant's item, which a process reads once a second."""
+    return Counter({name: count for name, count in proxy.counts.calls.items() if name != "BatchGetItem"})
 
 
 def error_of(response: httpx.Response) -> dict[str, Any]:

@@ -4,21 +4,26 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
+from unittest.mock import ANY
 
 import httpx
 import pytest
 
 from app.schemas_events import EventOut
 from broker.job import JobState
+from broker.key import Key
+from broker.role import Role
 from broker.sandbox import State
+from broker.store import table
 from broker.store.event_log import Event, event_from
 from tests.api.service import ADMIN, TRACK, Api
 from tests.api.test_jobs import a_worker, put_jobs
 from tests.api.test_roles import routes_of
 from tests.audit import items_of
-from tests.builders import a_job, a_running_job, a_sandbox
+from tests.builders import TEST_CAUSE, a_job, a_running_job, a_sandbox
 
 ID = a_sandbox().id
+KEY = "aaaabbbbcccc"
 JOB = a_job().id
 STUDENT = TRACK | {"X-Instruqt-Sandbox-ID": "student-1", "X-Instruqt-Track-ID": "lab-101"}
 WHY = "INC-4711: odd network"
@@ -37,6 +42,23 @@ def sandboxes(state: State) -> Prepare:
 async def allocated(api: Api) -> None:
     await api.fill(1)
     await api.allocate("student-1", X_Instruqt_Track_ID="lab-101")
+
+
+async def allocated_before(api: Api) -> None:
+    """Before there were generations: then none needs to be named."""
+    await allocated(api)
+    await api.core.client.call(
+        "update_item",
+        TableName=api.core.client.table.name,
+        Key=table.sandbox_key("acme", ID),
+        UpdateExpression="REMOVE generation",
+    )
+
+
+async def a_live_key(api: Api) -> None:
+    facts = {"tenant": "acme", "role": Role.TRACK, "name": "scripts", "pepper": "x", "digest": "y"}
+    key = Key(id=KEY, created_by="ada", created_at=int(time.time()), version=1, **facts)
+    await api.core.keys.create(key, TEST_CAUSE, now=time.time())
 
 
 def a_job_that_is(state: JobState) -> Prepare:
@@ -157,6 +179,25 @@ MUTATIONS: dict[tuple[str, str], list[Mutation]] = {
             before={"mode": "open"}, after={"mode": "drained"},
         )
     ],
+    ("POST", "/v1/sandboxes/{sandbox_id}/extend"): [
+        Mutation(
+            prepare=allocated_before, path={"sandbox_id": ID}, action="extend",
+            before="allocated", after="allocated", again=0,
+            **BY_STUDENT | {"body": {"generation": None, "for_s": 7 * 3600}},
+        )
+    ],
+    ("POST", "/v1/admin/keys"): [
+        Mutation(
+            action="create_key", subject="key:{id}", body={"name": "scripts", "role": "track"}, reason=None,
+            before=None, after={"tenant": "acme", "role": "track", "name": "scripts"}, again=1,
+        )
+    ],
+    ("POST", "/v1/admin/keys/{key_id}/revoke"): [
+        Mutation(
+            prepare=a_live_key, action="revoke_key", subject="key:{id}", path={"key_id": KEY},
+            before={"revoked_at": None, "revoked_reason": None}, after={"revoked_at": ANY, "revoked_reason": WHY},
+        )
+    ],
     ("POST", "/v1/admin/tenants"): [
         Mutation(
             action="create_tenant", subject="tenant", tenant="north",
@@ -178,6 +219,10 @@ MUTATIONS: dict[tuple[str, str], list[Mutation]] = {
     ],
 }  # fmt: skip
 """By route. A new route that changes something needs an entry here, and with it an event."""
+OTHERWISE = {
+    ("POST", "/v1/sandboxes/{sandbox_id}/heartbeat"),  # a sign of life changes nothing that anyone asks for later
+    ("POST", "/v1/admin/keys/{key_id}/rotate"),  # two keys, two events: below
+}
 CASES = [
     pytest.param(method, path, mutation, id=f"{path}-{number}")
     for (method, path), mutations in MUTATIONS.items()
@@ -209,7 +254,9 @@ async def written(api: Api) -> list[tuple[str, Event]]:
 
 async def test_every_route_that_changes_something_has_an_entry_in_this_table(api: Api) -> None:
     reads = {"GET", "HEAD", "OPTIONS"}
-    assert {route for route in routes_of(api.app) if route[0] not in reads} == set(MUTATIONS)
+    writes = {route for route in routes_of(api.app) if route[0] not in reads}
+    assert writes - OTHERWISE == set(MUTATIONS)
+    assert writes >= OTHERWISE
 
 
 @pytest.mark.parametrize(("method", "path", "mutation"), CASES)
@@ -247,6 +294,36 @@ async def test_a_repeat_that_changes_nothing_leaves_nothing(
     assert len(await written(api)) == 1 + mutation.again
 
 
+async def test_a_rotation_leaves_one_event_of_each_key(api: Api) -> None:
+    await a_live_key(api)
+
+    made = await api.http.post(
+        f"/v1/admin/keys/{KEY}/rotate", headers=ADMIN | {"X-Request-ID": REQUEST}, json={"overlap_s": 60}
+    )
+
+    new = made.json()["id"]
+    told = {event.subject: event for _, event in await written(api)}
+    assert set(told) == {f"key:{KEY}", f"key:{new}"}
+    assert told[f"key:{KEY}"].after["replaced_by"] == new
+    assert told[f"key:{new}"].after["replaces"] == KEY
+    assert {(event.actor, event.action) for event in told.values()} == {("bootstrap-admin", "rotate_key")}
+    assert made.json()["token"] not in str(told)
+
+
+async def test_a_heartbeat_leaves_none(api: Api) -> None:
+    await api.fill(1)
+    held = (await api.allocate("student-1")).json()
+
+    answer = await api.http.post(
+        f"/v1/sandboxes/{ID}/heartbeat",
+        headers=STUDENT | {"X-Request-ID": REQUEST},
+        json={"generation": held["generation"]},
+    )
+
+    assert answer.status_code == 200
+    assert await written(api) == []
+
+
 @pytest.mark.parametrize("path", ["/bulk-delete", "/bulk/quarantine"])
 async def test_saying_what_would_be_done_is_no_event(api: Api, path: str) -> None:
     await api.fill(1)
@@ -266,7 +343,7 @@ async def test_what_is_refused_leaves_nothing(api: Api) -> None:
         if "{sandbox_id}" in path or "{job_id}" in path or path.endswith("/allocate"):
             answer = await call(api, method, path, mutations[0])
             refused += answer.status_code in (403, 404, 409)
-    assert refused == 10
+    assert refused == 11
     assert await written(api) == []
 
 

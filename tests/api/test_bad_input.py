@@ -1,6 +1,7 @@
 """D8: what is too long or oddly spelled is 4xx in the envelope, and the store never hears of it."""
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator
 from hashlib import sha256
 
@@ -11,7 +12,7 @@ from fastapi import Request
 from app.middleware import MAX_BODY_BYTES, MAX_HEADER_BYTES, MAX_PATH_CHARS, MAX_QUERY_BYTES
 from app.protocol import MAX_HEAD_BYTES
 from local.store_proxy import StoreProxy
-from tests.api.service import ADMIN, TRACK, Api, error_of, refusal
+from tests.api.service import ADMIN, TRACK, Api, asked_of, error_of, refusal
 
 INVALID = (400, "INVALID_REQUEST")
 HEADERS = (
@@ -43,7 +44,7 @@ async def watched(proxied: Api, proxy: StoreProxy) -> AsyncIterator[Api]:
     await proxied.core.tenants.shards("acme")
     proxy.counts.reset()
     yield proxied
-    assert sum(proxy.counts.calls.values()) == 0, dict(proxy.counts.calls)
+    assert asked_of(proxy) == Counter()
 
 
 async def allocate(api: Api, header: str, value: bytes) -> httpx.Response:

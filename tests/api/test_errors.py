@@ -31,7 +31,10 @@ def test_every_error_has_an_example_and_codes_are_unique() -> None:
 
 def test_what_asks_for_a_repeat_says_when() -> None:
     for error in EXAMPLES:
-        repeat = STATUS[type(error)] in (429, 503) or error.code == "NO_SANDBOXES_AVAILABLE"
+        repeat = STATUS[type(error)] in (429, 503) or error.code in (
+            "NO_SANDBOXES_AVAILABLE",
+            "QUOTA_EXCEEDED",
+        )
         assert (error.retry_after_s is not None) == repeat, error.code
 
 

@@ -17,7 +17,7 @@ from broker.sandbox import State
 from broker.store.job_items import job_item
 from broker.store.table import Item
 from local.store_proxy import StoreProxy
-from tests.api.service import ADMIN, TRACK, Api, error_of, refusal
+from tests.api.service import ADMIN, TRACK, Api, asked_of, error_of, refusal
 from tests.api.test_admin_lists import in_state, put
 from tests.builders import NOW, a_job, a_running_job, said_by
 from tests.worker.test_runner import until
@@ -71,7 +71,8 @@ async def done(_: Context) -> Counter[str]:
 async def a_worker(api: Api, handler: Handler = done) -> AsyncIterator[Runner]:
     """A worker beside the API, that looks at the queue ten times a second."""
     handlers: dict[Kind, Handler] = dict.fromkeys(Kind, handler)
-    runner = Runner(api.core.jobs, handlers, api.core.metrics, tenant="acme", pace=Pace(beat_s=0.1))
+    core, pace = api.core, Pace(beat_s=0.1)
+    runner = Runner(core.jobs, handlers, core.metrics, permissions=core.permissions, tenant="acme", pace=pace)
 
     async def ticking() -> None:
         while True:
@@ -312,7 +313,7 @@ async def test_a_bulk_move_that_is_badly_asked_for_is_refused_and_asks_the_store
             answer = await post(proxied, "/bulk/quarantine", body, dry_run=dry_run)
             assert refusal(answer) == INVALID, why
             assert "body" in str(error_of(answer)["details"]), why
-    assert sum(proxy.counts.calls.values()) == 0
+    assert asked_of(proxy) == Counter()
 
 
 @pytest.mark.parametrize("reason", ["abc", "x" * 200, "Übung, 日本: “why?”"])

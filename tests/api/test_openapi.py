@@ -78,7 +78,7 @@ def test_every_route_behind_a_token_asks_for_one_and_documents_its_refusals(docu
         guarded += 1
         assert operation["security"] == [{"HTTPBearer": []}]
         assert statuses >= TOKEN_STATUSES, (method, path)
-    assert guarded == 34
+    assert guarded == 39
     assert "HTTPValidationError" not in document["components"]["schemas"]
 
 
@@ -258,6 +258,31 @@ async def about_tenants(api: Api) -> list[httpx.Response]:
     ]
 
 
+async def about_keys(api: Api) -> list[httpx.Response]:
+    """Every route about keys, well and badly asked."""
+
+    async def post(path: str, json: Any = None, **query: Any) -> httpx.Response:
+        return await api.http.post(f"/v1/admin/keys{path}", headers=ADMIN, json=json, params=query)
+
+    made = await post("", {"name": "x", "role": "track", "expires_in_days": 1})
+    key = f"/{made.json()['id']}"
+    return [
+        made,
+        await post("", {"name": "x", "role": "root"}),
+        await post("", {"name": "x", "role": "track"}, tenant="nowhere"),
+        await api.admin("/keys", limit=1),
+        await api.admin("/keys", cursor="x"),
+        await api.admin(f"/keys{key}"),
+        await api.admin("/keys/unknown"),
+        await post(f"{key}/rotate"),
+        await post(f"{key}/rotate"),
+        await post("/unknown/rotate"),
+        await post(f"{key}/revoke", {"reason": "a test"}),
+        await post(f"{key}/revoke"),
+        await post("/unknown/revoke", {"reason": "a test"}),
+    ]
+
+
 async def test_what_the_main_routes_answer_is_what_the_document_says(proxied: Api, proxy: StoreProxy) -> None:
     document = (await proxied.http.get("/v1/openapi.json")).json()
     await proxied.fill(3)
@@ -293,6 +318,7 @@ async def test_what_the_main_routes_answer_is_what_the_document_says(proxied: Ap
         await proxied.admin("/sandboxes", cursor="x"),
         *await about_jobs(proxied),
         *await about_tenants(proxied),
+        *await about_keys(proxied),
         await proxied.http.get("/healthz"),
         await proxied.http.get("/readyz"),
         await proxied.http.get("/metrics"),

@@ -1,17 +1,25 @@
 """B4, C6: every route of the app x every kind of caller. A new route needs an entry here."""
 
+import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
-from fastapi import FastAPI
-from fastapi.routing import iter_route_contexts
+from fastapi import APIRouter, FastAPI
+from fastapi.responses import PlainTextResponse
+from fastapi.routing import APIRoute, iter_route_contexts
 
-from app.auth import IMPLIED, Authenticator, Credential, Role
+from app.access import admitted, must_be_complete
+from app.auth import Authenticator, Credential
 from app.limits import RateLimitMiddleware
-from tests.api.service import ADMIN, ADMIN_TOKEN, API_TOKEN, TRACK, Api, an_api, refusal
+from app.main import create_app
+from broker.role import IMPLIED, Role
+from tests.api.keys import a_tenant, bearer, made_key
+from tests.api.service import ADMIN, ADMIN_TOKEN, API_TOKEN, TRACK, Api, an_api, api_settings, refusal
+from tests.builders import TEST_CAUSE
 
-PUBLIC, TRACKS, VIEWERS, OPERATORS, PLATFORM = "public", "tracks", "viewers", "operators", "platform operators"
-PLATFORM_ADMINS = "platform admins"
+PUBLIC, TRACKS, VIEWERS, OPERATORS, ADMINS = "public", "tracks", "viewers", "operators", "admins"
+PLATFORM, PLATFORM_ADMINS = "platform operators", "platform admins"
 
 ROUTES = {
     ("POST", "/v1/allocate"): TRACKS,
@@ -48,6 +56,11 @@ ROUTES = {
     ("PATCH", "/v1/admin/tenants/{tenant}"): PLATFORM_ADMINS,
     ("GET", "/v1/admin/pools"): VIEWERS,
     ("POST", "/v1/admin/pools"): OPERATORS,
+    ("GET", "/v1/admin/keys"): ADMINS,
+    ("POST", "/v1/admin/keys"): ADMINS,
+    ("GET", "/v1/admin/keys/{key_id}"): ADMINS,
+    ("POST", "/v1/admin/keys/{key_id}/rotate"): ADMINS,
+    ("POST", "/v1/admin/keys/{key_id}/revoke"): ADMINS,
     ("GET", "/healthz"): PUBLIC,
     ("GET", "/readyz"): PUBLIC,
     ("GET", "/metrics"): PUBLIC,
@@ -71,13 +84,11 @@ CALLERS = {
     "platform admin": {"Authorization": f"Bearer {PLATFORM_ADMIN_TOKEN}"},
 }
 FILLED = {
-    "sandbox_id": "2009001",
-    "name": "swagger-ui.css",
-    "job_id": "1760000000000-aa",
-    "move": "retry",
-    "tenant": "acme",
-}
+    "sandbox_id": "2009001", "name": "swagger-ui.css", "job_id": "1760000000000-aa", "move": "retry",
+    "key_id": "aaaabbbbcccc", "tenant": "acme",
+}  # fmt: skip
 UNAUTHENTICATED, FORBIDDEN = (401, "UNAUTHENTICATED"), (403, "FORBIDDEN")
+PLATFORM_ONLY = (403, "PLATFORM_ONLY")
 REFUSALS = {
     ("nobody", TRACKS): UNAUTHENTICATED,
     ("nobody", VIEWERS): UNAUTHENTICATED,
@@ -99,14 +110,45 @@ REFUSALS = {
     ("track", PLATFORM_ADMINS): FORBIDDEN,
     ("viewer", PLATFORM_ADMINS): FORBIDDEN,
     ("operator", PLATFORM_ADMINS): FORBIDDEN,
-    ("admin", PLATFORM_ADMINS): FORBIDDEN,
+    ("admin", PLATFORM_ADMINS): PLATFORM_ONLY,
+    ("nobody", ADMINS): UNAUTHENTICATED,
+    ("a stranger", ADMINS): UNAUTHENTICATED,
+    ("track", ADMINS): FORBIDDEN,
+    ("viewer", ADMINS): FORBIDDEN,
+    ("operator", ADMINS): FORBIDDEN,
+    ("platform operator", ADMINS): FORBIDDEN,
     ("nobody", PLATFORM): UNAUTHENTICATED,
     ("a stranger", PLATFORM): UNAUTHENTICATED,
     ("track", PLATFORM): FORBIDDEN,
     ("viewer", PLATFORM): FORBIDDEN,
-    ("operator", PLATFORM): FORBIDDEN,
-    ("admin", PLATFORM): FORBIDDEN,
+    ("operator", PLATFORM): PLATFORM_ONLY,
+    ("admin", PLATFORM): PLATFORM_ONLY,
 }
+
+
+KEYS: dict[str, tuple[str, Role, dict[str, Any]]] = {
+    "track": ("north", Role.TRACK, {}),
+    "viewer": ("north", Role.VIEWER, {}),
+    "operator": ("north", Role.OPERATOR, {}),
+    "admin": ("north", Role.ADMIN, {}),
+    "platform operator": ("acme", Role.OPERATOR, {}),
+    "platform admin": ("acme", Role.ADMIN, {}),
+    "a stranger, as expired": ("acme", Role.ADMIN, {"lasts_s": -1}),
+    "a stranger, as revoked": ("acme", Role.ADMIN, {}),
+}
+"""A key of each kind, by the caller whose rights it has; `acme` is the default tenant."""
+
+
+def spoiled(token: str) -> dict[str, str]:
+    """What is nearly the token of an admin."""
+    return {
+        "truncated": token[:-1],
+        "without its secret": token[:17],
+        "with another's id": token.replace(token[4:16], "a" * 12),
+        "with another secret": token[:-43] + "A" * 43,
+        "in capitals": token.upper(),
+        "with more": token + "x",
+    }
 
 
 @pytest.fixture
@@ -124,6 +166,12 @@ async def api(ministack: str, table_name: str) -> AsyncIterator[Api]:
         (limits,) = (m for m in running.app.user_middleware if m.cls is RateLimitMiddleware)
         limits.kwargs["authenticator"] = Authenticator(tokens)
         yield running
+
+
+@pytest.fixture(scope="module")
+def api_app() -> FastAPI:
+    """Not booted."""
+    return create_app(api_settings("http://127.0.0.1:1", "nowhere"))
 
 
 def routes_of(app: FastAPI) -> set[tuple[str, str]]:
@@ -151,6 +199,79 @@ async def test_each_caller_gets_in_exactly_where_the_role_says(api: Api, method:
         else:
             assert answer.status_code not in (401, 403), caller
             assert answer.status_code < 500
+
+
+@pytest.mark.parametrize(("method", "path"), ROUTES, ids=lambda value: value)
+async def test_each_key_gets_in_exactly_where_its_role_says(api: Api, method: str, path: str) -> None:
+    await a_tenant(api, "north")
+    made = dict(zip(KEYS, await asyncio.gather(*(made_key(api, *kind) for kind in KEYS.values())), strict=True))
+    revoked = made["a stranger, as revoked"].key
+    await api.app.state.parts.key_desk.revoke("acme", revoked.id, cause=TEST_CAUSE)
+    callers = {caller: key.token for caller, key in made.items()}
+    for how, token in spoiled(made["platform admin"].token).items():
+        callers[f"a stranger, {how}"] = token
+    for caller, token in callers.items():
+        named = bearer(token) | {"X-Instruqt-Sandbox-ID": "s-1"}
+        answer = await api.http.request(method, path.format(**FILLED), headers=named, params={"wait": "0"})
+        who = caller.partition(",")[0]
+        may_all = who == "platform admin" and ROUTES[method, path] != TRACKS
+        expected = REFUSALS.get(("admin" if who == "platform admin" else who, ROUTES[method, path]))
+        if expected and not may_all:
+            assert refusal(answer) == expected, caller
+        else:
+            assert answer.status_code not in (401, 403), caller
+            assert answer.status_code < 500
+
+
+def with_another_route(api: Api) -> FastAPI:
+    """The app, after someone added a route and wrote down nobody for it."""
+    router = APIRouter()
+    router.add_api_route("/v1/forgotten", lambda: {"secret": "served"}, methods=["GET"])
+    api.app.include_router(router)
+    return api.app
+
+
+@pytest.mark.parametrize("caller", CALLERS)
+async def test_a_route_that_nobody_wrote_down_is_closed_to_everybody(api: Api, caller: str) -> None:
+    with_another_route(api)
+
+    answer = await api.http.get("/v1/forgotten", headers=CALLERS[caller])
+
+    assert refusal(answer) == (UNAUTHENTICATED if caller in ("nobody", "a stranger") else FORBIDDEN)
+
+
+async def test_the_app_does_not_start_with_a_route_that_nobody_wrote_down(api: Api) -> None:
+    must_be_complete(api.app)
+    with pytest.raises(LookupError, match="GET /v1/forgotten"):
+        must_be_complete(with_another_route(api))
+
+
+async def test_nor_with_one_that_no_check_stands_before(api: Api) -> None:
+    async def plain(_: Any) -> PlainTextResponse:
+        return PlainTextResponse("served")
+
+    api.app.add_route("/v1/admin/sync", plain, methods=["POST"])  # as one that is guarded
+    with pytest.raises(LookupError, match="POST /v1/admin/sync"):
+        must_be_complete(api.app)
+
+
+async def test_nor_with_one_that_was_put_past_the_app_itself(api: Api) -> None:
+    route = APIRoute("/v1/admin/sync", lambda: {"secret": "served"}, methods=["POST"])
+    api.app.router.routes.append(route)
+    with pytest.raises(LookupError, match="POST /v1/admin/sync"):
+        must_be_complete(api.app)
+
+
+async def test_nor_with_another_app_below_a_path(api: Api) -> None:
+    api.app.mount("/v1/other", FastAPI())
+    with pytest.raises(LookupError, match="/v1/other"):
+        must_be_complete(api.app)
+
+
+def test_the_check_is_the_first_thing_that_happens_to_a_request_on_any_route(api_app: FastAPI) -> None:
+    guarded = [c for c in iter_route_contexts(api_app.routes) if hasattr(c.original_route, "dependant")]
+    assert len(guarded) > 30
+    assert {context.dependant.dependencies[0].call for context in guarded} == {admitted}
 
 
 @pytest.mark.parametrize(
@@ -233,4 +354,4 @@ def test_the_roles_imply_what_the_design_says_and_only_tracks_act_as_students() 
 def test_the_authenticator_keeps_no_token() -> None:
     authenticator = Authenticator([(API_TOKEN, Credential("c", "acme", Role.TRACK))])
     assert API_TOKEN not in repr(vars(authenticator))
-    assert authenticator.identify(f"Bearer {API_TOKEN}".encode()) == Credential("c", "acme", Role.TRACK)
+    assert authenticator.identify(API_TOKEN.encode()) == Credential("c", "acme", Role.TRACK)

@@ -7,8 +7,9 @@ import pytest
 from limits import parse
 from limits.strategies import FixedWindowRateLimiter
 
-from app.auth import Credential, Role
+from app.auth import Credential
 from app.limits import MAX_KEYS, LruStorage, RateLimits
+from broker.role import Role
 
 TRACK = Credential("bootstrap-track", "acme", Role.TRACK)
 OTHER = Credential("other", "umbrella", Role.TRACK)

@@ -286,3 +286,21 @@ def test_a_thousand_rotations_are_remembered_and_not_for_ever_more() -> None:
 
     assert masker.text("rotated-001499 rotated-000500") == f"{MASK} {MASK}"
     assert masker.text("rotated-000499") == "rotated-000499"
+
+
+KEY_ID, KEY_SECRET = "k7m2x9q4w1zb", "Zm9vYmFyLWJhel9xdXV4MTIzNDU2Nzg5MGFiY2RlZmc"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "sbk_{}_{}", "Authorization is Bearer sbk_{}_{}", "GET /x?k=sbk_{}_{}&y=1", "%3Dsbk_{}_{}",
+        "('sbk_{}_{}',)", "xsbk_{}_{}", "bearer  sbk_{}_{} and more",
+    ],
+)  # fmt: skip
+def test_an_api_key_is_masked_wherever_it_stands_and_its_public_id_stays(text: str) -> None:
+    masked = Masker().text(text.format(KEY_ID, KEY_SECRET))
+    assert KEY_SECRET not in masked
+    assert f"sbk_{KEY_ID}_{MASK}" in masked
+    assert KEY_SECRET[:8] not in Masker().text(text.format(KEY_ID, KEY_SECRET[:8])), "a part of it, too"
+    assert Masker().text(masked) == masked, "masked once is masked"

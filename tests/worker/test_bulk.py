@@ -55,7 +55,9 @@ async def run(core: Broker, move: Move, **more: Any) -> tuple[Runner, Job]:
         "acme", Kind.BULK_DELETE, params={"status": "stale"} | more.pop("params", {}),
         priority=Priority.NORMAL, requested_by="operator-1", request_id="req-1",
     )  # fmt: skip
-    values: dict[str, Any] = {"tenant": "acme", "pace": FAST, "clock": core.jobs._clock}
+    values: dict[str, Any] = {
+        "tenant": "acme", "pace": FAST, "clock": core.jobs._clock, "permissions": core.permissions,
+    }  # fmt: skip
     runner = Runner(core.jobs, handlers, core.metrics, **values | more)
     await runner.tick(RUN)
     return runner, job
@@ -199,7 +201,10 @@ async def test_a_job_that_is_run_again_goes_on_with_what_is_left(core: Broker) -
     handlers: dict[Kind, Handler] = dict.fromkeys(
         Kind, bulk_handler(Selector(core.sandboxes, core.tenants), removing(core))
     )
-    second = Runner(core.jobs, handlers, core.metrics, tenant="acme", pace=FAST, clock=core.jobs._clock)
+    second = Runner(
+        core.jobs, handlers, core.metrics, permissions=core.permissions, tenant="acme", pace=FAST,
+        clock=core.jobs._clock,
+    )  # fmt: skip
     await second.tick(RUN)
     await second.idle()
 

@@ -32,7 +32,9 @@ async def quick(_: Context) -> Counter[str]:
 
 
 def a_runner(core: Broker, handler: Handler = quick, **changes: Any) -> Runner:
-    values: dict[str, Any] = {"tenant": "acme", "pace": FAST, "clock": core.jobs._clock}
+    values: dict[str, Any] = {
+        "tenant": "acme", "pace": FAST, "clock": core.jobs._clock, "permissions": core.permissions,
+    }  # fmt: skip
     return Runner(changes.pop("jobs", core.jobs), dict.fromkeys(Kind, handler), core.metrics, **values | changes)
 
 
@@ -595,4 +597,4 @@ async def test_a_dead_heartbeat_stops_the_job(
 
 async def test_a_runner_without_a_handler_for_every_kind_is_refused(core: Broker) -> None:
     with pytest.raises(ValueError, match="cleanup"):
-        Runner(core.jobs, {Kind.SYNC: quick}, core.metrics, tenant="acme", pace=FAST)
+        Runner(core.jobs, {Kind.SYNC: quick}, core.metrics, permissions=core.permissions, tenant="acme", pace=FAST)

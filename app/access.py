@@ -1,0 +1,155 @@
+"""Who may call what: one table of every route and its role. What is not in it is closed to everybody."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Final
+
+from fastapi import Depends, FastAPI, Request
+from fastapi.routing import APIRoute, RouteContext, iter_route_contexts
+from fastapi.security import HTTPBearer
+
+from app.auth import Credential
+from broker.errors import BrokerError, PlatformOnly, RoleMissing, Unauthenticated
+from broker.role import IMPLIED, Role
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """Whom a route lets in: a role, or anybody. `platform`: only those of the default tenant."""
+
+    role: Role | None
+    platform: bool = False
+
+
+PUBLIC: Final = Access(None)
+TRACK: Final = Access(Role.TRACK)
+VIEWER: Final = Access(Role.VIEWER)
+OPERATOR: Final = Access(Role.OPERATOR)
+ADMIN: Final = Access(Role.ADMIN)
+PLATFORM_OPERATOR: Final = Access(Role.OPERATOR, platform=True)
+PLATFORM_ADMIN: Final = Access(Role.ADMIN, platform=True)
+
+ROUTES: Final[Mapping[tuple[str, str], Access]] = {
+    ("POST", "/v1/allocate"): TRACK,
+    ("GET", "/v1/sandboxes/{sandbox_id}"): TRACK,
+    ("POST", "/v1/sandboxes/{sandbox_id}/mark-for-deletion"): TRACK,
+    ("POST", "/v1/sandboxes/{sandbox_id}/extend"): TRACK,
+    ("POST", "/v1/sandboxes/{sandbox_id}/heartbeat"): TRACK,
+    ("GET", "/v1/admin/sandboxes"): VIEWER,
+    ("GET", "/v1/admin/stats"): VIEWER,
+    ("GET", "/v1/admin/reconciliation"): VIEWER,
+    ("GET", "/v1/admin/worker"): VIEWER,
+    ("POST", "/v1/admin/sync"): OPERATOR,
+    ("POST", "/v1/admin/cleanup"): OPERATOR,
+    ("POST", "/v1/admin/bulk-delete"): OPERATOR,
+    ("POST", "/v1/admin/bulk/{move}"): OPERATOR,
+    ("GET", "/v1/admin/jobs"): VIEWER,
+    ("GET", "/v1/admin/jobs/{job_id}"): VIEWER,
+    ("POST", "/v1/admin/jobs/{job_id}/cancel"): OPERATOR,
+    ("POST", "/v1/admin/jobs/{job_id}/requeue"): OPERATOR,
+    ("GET", "/v1/admin/dead-letters"): VIEWER,
+    ("GET", "/v1/admin/events"): VIEWER,
+    ("GET", "/v1/admin/sandboxes/{sandbox_id}"): VIEWER,
+    ("POST", "/v1/admin/sandboxes/{sandbox_id}/quarantine"): OPERATOR,
+    ("POST", "/v1/admin/sandboxes/{sandbox_id}/reinstate"): OPERATOR,
+    ("POST", "/v1/admin/sandboxes/{sandbox_id}/discard"): OPERATOR,
+    ("POST", "/v1/admin/sandboxes/{sandbox_id}/force-release"): OPERATOR,
+    ("POST", "/v1/admin/sandboxes/{sandbox_id}/retry"): OPERATOR,
+    ("POST", "/v1/admin/sandboxes/{sandbox_id}/abandon"): OPERATOR,
+    ("GET", "/v1/admin/mode"): VIEWER,
+    ("POST", "/v1/admin/mode"): PLATFORM_OPERATOR,
+    ("GET", "/v1/admin/tenants"): PLATFORM_ADMIN,
+    ("POST", "/v1/admin/tenants"): PLATFORM_ADMIN,
+    ("GET", "/v1/admin/tenants/{tenant}"): VIEWER,
+    ("PATCH", "/v1/admin/tenants/{tenant}"): PLATFORM_ADMIN,
+    ("GET", "/v1/admin/pools"): VIEWER,
+    ("POST", "/v1/admin/pools"): OPERATOR,
+    ("GET", "/v1/admin/keys"): ADMIN,
+    ("POST", "/v1/admin/keys"): ADMIN,
+    ("GET", "/v1/admin/keys/{key_id}"): ADMIN,
+    ("POST", "/v1/admin/keys/{key_id}/rotate"): ADMIN,
+    ("POST", "/v1/admin/keys/{key_id}/revoke"): ADMIN,
+    ("GET", "/healthz"): PUBLIC,
+    ("GET", "/readyz"): PUBLIC,
+    ("GET", "/metrics"): PUBLIC,
+    ("GET", "/v1/meta"): PUBLIC,
+    ("GET", "/v1/openapi.json"): PUBLIC,
+    ("HEAD", "/v1/openapi.json"): PUBLIC,
+    ("GET", "/v1/docs"): PUBLIC,
+    ("GET", "/v1/docs/start.js"): PUBLIC,
+    ("GET", "/v1/docs/{name}"): PUBLIC,
+}
+
+bearer = HTTPBearer(
+    auto_error=False,
+    description="BROKER_API_TOKEN for tracks, BROKER_ADMIN_TOKEN for /v1/admin, or an API key of the role.",
+)
+
+
+async def admitted(request: Request) -> None:
+    """The one check, before anything else of a route: a dependency of the whole app.
+
+    Raises:
+        Unauthenticated: no token, or an unknown one.
+        StoreUnavailable: an API key that cannot be looked up.
+        RoleMissing: a token of another role; or nobody wrote down who may call it, and nobody may.
+        PlatformOnly: of that role, in another tenant.
+    """
+    access = ROUTES.get((request.method, request.scope["route"].path))
+    if access is not None and access.role is None:
+        return
+    state = request.scope["state"]
+    failure: BrokerError | None = state.get("credential_failure")
+    if failure is not None:
+        raise failure
+    credential: Credential | None = state.get("credential")
+    if credential is None:
+        raise Unauthenticated
+    if access is None or access.role is None:
+        raise RoleMissing(needed="nobody", held=credential.role)
+    if access.role not in IMPLIED[credential.role]:
+        raise RoleMissing(needed=access.role, held=credential.role)
+    if access.platform and not credential.platform:
+        raise PlatformOnly
+
+
+async def caller_of(request: Request, _: Annotated[object, Depends(bearer)]) -> Credential:
+    """Hands the credential over; `admitted` has let it in. The bearer is for the document alone.
+
+    Raises:
+        Unauthenticated: on a route that is open to everybody, nobody is known.
+    """
+    credential: Credential | None = request.scope["state"].get("credential")
+    if credential is None:
+        raise Unauthenticated
+    return credential
+
+
+def routes_of(app: FastAPI) -> dict[tuple[str, str], bool]:
+    """Every method and path that the app answers, however added, and whether `admitted` stands before it."""
+    found: dict[tuple[str, str], bool] = {}
+    for context in iter_route_contexts(app.routes):
+        for method in context.methods or {"ANY"}:
+            route = (method, context.path or "?")
+            found[route] = found.get(route, True) and _is_guarded(context)
+    return found
+
+
+def _is_guarded(context: RouteContext) -> bool:
+    if not isinstance(context.original_route, APIRoute):
+        return False  # a plain route or a mounted app has no dependencies
+    return any(dependency.call is admitted for dependency in context.dependant.dependencies)
+
+
+def must_be_complete(app: FastAPI) -> None:
+    """Refuse to start with a route that nobody may call, or that nobody guards.
+
+    Raises:
+        LookupError: names them.
+    """
+    routes = routes_of(app)
+    if nameless := [" ".join(route) for route in routes if route not in ROUTES]:
+        raise LookupError(f"no role is written down in app/access.py for: {', '.join(sorted(nameless))}")
+    open_ = [" ".join(route) for route, guarded in routes.items() if not guarded and ROUTES[route] != PUBLIC]
+    if open_:
+        raise LookupError(f"added in a way that no check stands before them: {', '.join(sorted(open_))}")
