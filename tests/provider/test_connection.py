@@ -1,4 +1,4 @@
-"""B3: a tenant's own connection: which addresses may be called, which secrets may be sent, what is one provider."""
+"""B3: a tenant's own connection: which addresses may be called, which secrets sent, and what is one provider."""
 
 from typing import Any
 
@@ -22,10 +22,10 @@ HELD = {
 
 
 def connected(
-    base_url: str = "https://csp.example.org", secret: str = "env:CSP_API_TOKEN_TEAM", **more: Any
+    base_url: str = "https://csp.example.org", reference: str = "env:CSP_API_TOKEN_TEAM", **more: Any
 ) -> Connection:
     settings = settings_of(**({"BROKER_ENV": "production", "CSP_API_TOKEN": "0a1b2c3d4e5f6071829a"} | more))
-    return connection_of(Provider(base_url=base_url, secret=secret), settings, environment=HELD)
+    return connection_of(Provider(base_url=base_url, secret=reference), settings, environment=HELD)
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,7 @@ def connected(
         ("https://csp.example.org:port", "is no URL"),
         ("https://", "plain URL"),
         ("https:///path", "plain URL"),
-        ("https://csp.example.org\\@elsewhere.example.org", "plain URL"),
+        ("https://csp.example.org\\@elsewhere.example.org", "neither user nor password"),
         ("https://csp.example.org/a b", "plain URL"),
         (" https://csp.example.org", "plain URL"),
         ("https://csp.example.org\n", "plain URL"),
@@ -84,7 +84,7 @@ async def test_a_plain_address_may_be_called(base_url: str) -> None:
     ],
 )
 async def test_no_other_variable_may_be_named(name: str) -> None:
-    connection = connected(secret=f"env:{name}")
+    connection = connected(reference=f"env:{name}")
 
     with pytest.raises(Unreadable, match="begins with CSP_API_TOKEN_ and no other") as refused:
         await connection.source.read()
@@ -96,12 +96,12 @@ async def test_a_variable_that_may_be_named_is_the_token_or_is_not_set() -> None
     assert await connected().source.read() == "their-token"
     for name in ("CSP_API_TOKEN_EMPTY", "CSP_API_TOKEN_NONE"):
         with pytest.raises(Unreadable, match=f"{name} is not set") as missing:
-            await connected(secret=f"env:{name}").source.read()
+            await connected(reference=f"env:{name}").source.read()
         assert missing.value.kind == "SECRET_UNREADABLE"
 
 
 def test_any_other_reference_is_a_secret_of_secrets_manager() -> None:
-    assert isinstance(connected(secret="teams/one#token").source, ManagedSource)
+    assert isinstance(connected(reference="teams/one#token").source, ManagedSource)
 
 
 def test_without_a_provider_of_its_own_a_tenant_has_the_environments() -> None:
