@@ -39,7 +39,10 @@ class Limits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Provider:
-    """Where its sandboxes come from. `secret` names the token in Secrets Manager: it is never kept here."""
+    """Where its sandboxes come from. The token is never kept here: `secret` names it.
+
+    `name` or `name#key` in Secrets Manager, or `env:CSP_API_TOKEN_…` in the worker's environment.
+    """
 
     base_url: str
     secret: str

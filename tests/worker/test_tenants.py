@@ -422,3 +422,31 @@ async def test_a_tenant_that_is_made_while_the_worker_runs_gets_its_pool_and_the
             code = await second.stop()
 
     assert code == 0
+
+
+async def test_sigterm_waits_for_all_tenants_at_once_within_one_deadline(ministack: str, table_name: str) -> None:
+    """Both providers hang: one after the other would take twice what there is, and the process its own end."""
+    environment = {"CSP_API_TOKEN_TEAM": TOKEN, "GRACEFUL_SHUTDOWN_TIMEOUT_SEC": "10"}
+    async with (
+        a_provider() as good,
+        a_provider(seed=2) as other,
+        a_broker(ministack, table_name) as core,
+    ):
+        await a_tenant(core, other)
+        async with a_worker_process(ministack, table_name, good, **environment) as worker:
+            await until_available(core, 10)
+            await until_available(core, 10, "team")
+            for provider, tenant in ((good, "acme"), (other, "team")):
+                await provider.faults(delete_hang_rate=1)
+                held = await allocate(core, "student-1", tenant=tenant)
+                await release(core, held.sandbox_id, "student-1", tenant=tenant)
+
+                async def in_hand(sandbox_id: str = held.sandbox_id, tenant: str = tenant) -> bool:
+                    row = await core.sandboxes.get(tenant, sandbox_id)
+                    return row is not None and row.lease_token is not None
+
+                await until(in_hand)
+            code = await worker.stop()
+
+    assert code == 0
+    assert "the drain did not end in time: gone without it" not in {event["event"] for event in worker.events}

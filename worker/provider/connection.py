@@ -34,7 +34,8 @@ class Connection:
     base_url: str
     source: Source  # of the token
     variable: str  # what the token is called in logs
-    origin: str | None  # which provider it is, as in Sandbox.provider; None for the installation's own
+    host: str  # which provider it is
+    origin: str | None  # the same as in Sandbox.provider: None for the installation's own
     own: bool = False  # whether the tenant brings it
     usable: bool = True  # whether it is known to be wrong, so that no call is ever made
 
@@ -46,7 +47,7 @@ def environments_own(settings: WorkerSettings, *, session: aioboto3.Session | No
         source = FileSource(settings.provider_token_file)
     elif settings.provider_token_managed is not None:
         source = ManagedSource(settings.provider_token_managed, region=settings.region, session=session)
-    return Connection(settings.provider_url, source, "CSP_API_TOKEN", None)
+    return Connection(settings.provider_url, source, "CSP_API_TOKEN", origin_of(settings.provider_url), None)
 
 
 def connection_of(
@@ -61,11 +62,12 @@ def connection_of(
         return environments_own(settings, session=session)
     if why := unusable(provider.base_url, development=settings.development):
         source: Source = NoSource("BASE_URL_UNUSABLE", f"the tenant's base_url {why}")
-        return Connection(_NOWHERE, source, "the tenant's connection", None, own=True, usable=False)
+        return Connection(_NOWHERE, source, "the tenant's connection", "", None, own=True, usable=False)
     source = _source_of(provider.secret, environment, region=settings.region, session=session)
-    origin = None if provider.origin == origin_of(settings.provider_url) else provider.origin
+    host = provider.origin
+    origin = None if host == origin_of(settings.provider_url) else host
     usable = not isinstance(source, NoSource)
-    return Connection(provider.base_url, source, "the tenant's secret", origin, own=True, usable=usable)
+    return Connection(provider.base_url, source, "the tenant's secret", host, origin, own=True, usable=usable)
 
 
 def unusable(base_url: str, *, development: bool) -> str | None:

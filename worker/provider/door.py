@@ -32,7 +32,7 @@ class Door:
 
     def leads_to(self, provider: str | None) -> bool:
         """Whether accounts of this provider may be deleted here. Where no call can be made each says so itself."""
-        return provider == self.connection.origin or not self.connection.usable
+        return provider in (self.connection.origin, self.connection.host) or not self.connection.usable
 
 
 @asynccontextmanager
