@@ -163,7 +163,7 @@ async def _boot(app: FastAPI, settings: ApiSettings, metrics: Metrics, stack: As
     app.state.parts = Parts(
         broker=broker,
         inventory=Inventory(broker.sandboxes, broker.tenants, cursors),
-        gauges=PoolGauges(broker.gauges, metrics, tenant=settings.tenant),
+        gauges=PoolGauges(broker.gauges, broker.tenants, metrics, tenant=settings.tenant),
         desk=JobDesk(broker.jobs, cursors, leaving=lambda: bool(app.state.readiness.draining)),
         key_desk=_key_desk(app, broker, cursors),
         selector=Selector(broker.sandboxes, broker.tenants),

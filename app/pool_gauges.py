@@ -1,4 +1,4 @@
-"""The pool's gauges for a scrape: the worker's snapshot, read at most once a minute, served stale when need be."""
+"""The pools' gauges for a scrape: the worker's snapshots, read once a minute at most, stale when need be."""
 
 import asyncio
 import logging
@@ -11,11 +11,15 @@ from prometheus_client import Counter, Gauge
 from broker.errors import BrokerError
 from broker.metrics import Metrics
 from broker.store.gauges import GaugesStore
+from broker.store.tenants import Tenants
 
 log = logging.getLogger("app")
 
 CACHE_S: Final = 60.0
 WAIT_S: Final = 1.0
+MAX_TENANTS: Final = 200
+"""So many are shown, this installation's own first, then by name: series are bounded. The gauge of those left
+out says when that was not all."""
 
 
 class PoolGauges:
@@ -24,6 +28,7 @@ class PoolGauges:
     def __init__(
         self,
         store: GaugesStore,
+        tenants: Tenants,
         metrics: Metrics,
         *,
         tenant: str,
@@ -31,12 +36,13 @@ class PoolGauges:
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store = store
+        self._tenants = tenants
         self._tenant = tenant
         self._clock = clock
         self._monotonic = monotonic
         self._asked_at: float | None = None
         self._refresh: asyncio.Task[None] | None = None
-        self._counted_at: int | None = None
+        self._counted_at: dict[str, int] = {}
         registry = metrics.registry
         self._pool = Gauge(
             "broker_pool_sandboxes",
@@ -53,8 +59,11 @@ class PoolGauges:
         self._age_s = Gauge(
             "broker_pool_snapshot_age_seconds", "Age of the pool's numbers.", ["tenant"], registry=registry
         )
+        self._left_out = Gauge(
+            "broker_pool_tenants_left_out", f"Tenants beyond the {MAX_TENANTS} that are shown.", registry=registry
+        )
         self._refreshes = Counter(
-            "broker_pool_refreshes_total", "Reads of the worker's snapshot.", ["outcome"], registry=registry
+            "broker_pool_refreshes_total", "Reads of the worker's snapshots.", ["outcome"], registry=registry
         )
 
     async def refresh(self) -> None:
@@ -66,20 +75,21 @@ class PoolGauges:
             self._refresh = asyncio.create_task(self._read())
         if self._refresh is not None and not self._refresh.done():
             await asyncio.wait({self._refresh}, timeout=WAIT_S)
-        if self._counted_at is not None:
-            self._age_s.labels(self._tenant).set(max(0.0, self._clock() - self._counted_at))
+        for tenant, counted_at in self._counted_at.items():
+            self._age_s.labels(tenant).set(max(0.0, self._clock() - counted_at))
 
     async def _read(self) -> None:
         try:
-            snapshot = await self._store.read(self._tenant)
+            names = list(dict.fromkeys([self._tenant, *[tenant.name async for tenant in self._tenants.all()]]))
+            snapshots = await self._store.read_many(names[:MAX_TENANTS])
         except BrokerError as error:
             self._refreshes.labels("failed").inc()
             log.warning("pool gauges are stale: the store did not answer", extra={"why": str(error)})
             return
         self._refreshes.labels("read").inc()
-        if snapshot is None:
-            return
-        self._counted_at = snapshot.at
-        self._missing.labels(self._tenant).set(snapshot.missing)
-        for state, count in snapshot.states.items():
-            self._pool.labels(self._tenant, state.value).set(count)
+        self._left_out.set(max(0, len(names) - MAX_TENANTS))
+        for tenant, snapshot in snapshots.items():
+            self._counted_at[tenant] = snapshot.at
+            self._missing.labels(tenant).set(snapshot.missing)
+            for state, count in snapshot.states.items():
+                self._pool.labels(tenant, state.value).set(count)

@@ -97,38 +97,55 @@ class Metrics:
             registry=w,
         )
         self.alert_active = Gauge(
-            "worker_alert_active", "1 while the alert is on (see worker/alerts.py).", ["alert"], registry=w
+            "worker_alert_active",
+            "1 while the alert is on (see worker/alerts.py).",
+            ["tenant", "alert"],
+            registry=w,
         )
         self.deletion_depth = Gauge(
-            "worker_deletions_pending", "Sandboxes whose deletion is pending, as last counted.", registry=w
+            "worker_deletions_pending",
+            "Sandboxes whose deletion is pending, as last counted.",
+            ["tenant"],
+            registry=w,
         )
         self.deletion_oldest_s = Gauge(
-            "worker_deletions_oldest_seconds", "How long the oldest deletion has been pending.", registry=w
+            "worker_deletions_oldest_seconds",
+            "How long the oldest deletion has been pending.",
+            ["tenant"],
+            registry=w,
         )
-        self.job_runs = Counter("worker_job_runs_total", "Job runs by outcome.", ["job", "outcome"], registry=w)
+        self.job_runs = Counter(
+            "worker_job_runs_total", "Job runs by outcome.", ["tenant", "job", "outcome"], registry=w
+        )
         self.job_s = Histogram("worker_job_seconds", "Time of a job run.", ["job"], buckets=_SLOW, registry=w)
         self.job_last_success = Gauge(
-            "worker_job_last_success_timestamp_seconds", "When the job last succeeded.", ["job"], registry=w
+            "worker_job_last_success_timestamp_seconds",
+            "When the job last succeeded.",
+            ["tenant", "job"],
+            registry=w,
         )
         self.job_items = Counter(
-            "worker_job_sandboxes_total", "What jobs did with sandboxes.", ["job", "outcome"], registry=w
+            "worker_job_sandboxes_total", "What jobs did with sandboxes.", ["tenant", "job", "outcome"], registry=w
         )
         self.provider_s = Histogram(
             "worker_provider_call_seconds", "Time of a provider call.", ["call"], buckets=_SLOW, registry=w
         )
+        self.provider_calls = Counter(
+            "worker_provider_calls_total", "Provider calls that were made.", ["tenant", "call"], registry=w
+        )
         self.provider_errors = Counter(
             "worker_provider_errors_total",
             "Provider calls that failed, by kind.",
-            ["call", "kind"],
+            ["tenant", "call", "kind"],
             registry=w,
         )
         self.deletions_running = Gauge(
-            "worker_deletions_running", "Deletions at the provider under way.", registry=w
+            "worker_deletions_running", "Deletions at the provider under way.", ["tenant"], registry=w
         )
         self.provider_refusals = Counter(
             "worker_provider_refusals_total",
             "Provider calls that were not made, by what refused them.",
-            ["call", "why"],
+            ["tenant", "call", "why"],
             registry=w,
         )
         self.invalid_accounts = Counter(
@@ -150,9 +167,11 @@ class Metrics:
             registry=w,
         )
         self.pacing_concurrency = Gauge(
-            "worker_pacing_concurrency", "Deletions that may be under way at once, now.", registry=w
+            "worker_pacing_concurrency", "Deletions that may be under way at once, now.", ["tenant"], registry=w
         )
-        self.pacing_rate = Gauge("worker_pacing_rate", "Deletions that may start in a second, now.", registry=w)
+        self.pacing_rate = Gauge(
+            "worker_pacing_rate", "Deletions that may start in a second, now.", ["tenant"], registry=w
+        )
         self.services = Counter(
             "worker_services_total", "In-sandbox services before a deletion, by outcome.", ["outcome"], registry=w
         )
@@ -162,14 +181,19 @@ class Metrics:
             ["secret", "outcome"],
             registry=w,
         )
-        self.jobs_running = Gauge("worker_jobs_running", "Requested jobs under way in this worker.", registry=w)
+        self.jobs_running = Gauge(
+            "worker_jobs_running", "Requested jobs under way in this worker.", ["tenant"], registry=w
+        )
         self.jobs_queued = Gauge(
-            "worker_jobs_queued", "Requested jobs that wait, up to the 200 that are looked at.", registry=w
+            "worker_jobs_queued",
+            "Requested jobs that wait, up to the 200 that are looked at.",
+            ["tenant"],
+            registry=w,
         )
         self.job_deaths = Counter(
             "worker_job_deaths_total",
             "Requested jobs that nobody tries again: all attempts failed, killed their worker, timed out.",
-            ["kind", "why"],
+            ["tenant", "kind", "why"],
             registry=w,
         )
         self.requested_job_s = Histogram(

@@ -21,6 +21,7 @@ class Account:
     name: str
     external_id: str
     attributes: Mapping[str, str]
+    provider: str | None = None  # as in Sandbox
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,17 +47,24 @@ def on_listed(sandbox: Sandbox, account: Account, *, now: int) -> Decision:
         return Decision("came_back", sandbox.come_back(now=now))
     if sandbox.state is State.PENDING_DELETION:  # someone may hold its lease: leave it alone
         return UNCHANGED
-    described = (account.name, account.external_id, dict(account.attributes), None)
-    if described == (sandbox.name, sandbox.external_id, dict(sandbox.attributes), sandbox.missing_since):
+    listed = (account.name, account.external_id, account.provider, dict(account.attributes), None)
+    known = (sandbox.name, sandbox.external_id, sandbox.provider, dict(sandbox.attributes), sandbox.missing_since)
+    if listed == known:
         return UNCHANGED
     return Decision(
         "updated",
-        sandbox.described(name=account.name, external_id=account.external_id, attributes=account.attributes),
+        sandbox.described(
+            name=account.name,
+            external_id=account.external_id,
+            attributes=account.attributes,
+            provider=account.provider,
+        ),
     )
 
 
 def _another(sandbox: Sandbox, account: Account) -> bool:
-    return account_name(account.external_id) != account_name(sandbox.external_id)
+    listed, known = account_name(account.external_id), account_name(sandbox.external_id)
+    return (account.provider, listed) != (sandbox.provider, known)
 
 
 def on_missing(sandbox: Sandbox, *, now: int) -> Decision:
@@ -77,7 +85,9 @@ class Explained(StrEnum):
     FAILED = "failed"
     QUARANTINED = "quarantined"
     FOREIGN = "foreign"  # another tenant's, or another sandbox's
-    NO_SANDBOX = "no_sandbox"  # of another type, or not active: nobody's business here
+    NO_SANDBOX = (
+        "no_sandbox"  # of another type, not active, or by its name not this tenant's: nobody's business here
+    )
     UNKNOWN = "unknown"  # nonsense, or an id that names another account than before: someone must look
 
 

@@ -56,6 +56,7 @@ class Sandbox:
     version: int  # begins at the second it was added, +1 per write; every write is conditional on it
     name: str
     external_id: str
+    provider: str | None = None  # whose account it is: a tenant's own, by its origin; None: the installation's
     since: int  # when the present state began
     attributes: Mapping[str, str] = field(default_factory=dict)  # the provider's, as it sent them
     holder: str | None = None
@@ -188,9 +189,17 @@ class Sandbox:
         self._must_be(State.STALE)
         return self._move(State.AVAILABLE, now)
 
-    def described(self, *, name: str, external_id: str, attributes: Mapping[str, str]) -> Self:
+    def described(
+        self, *, name: str, external_id: str, attributes: Mapping[str, str], provider: str | None = None
+    ) -> Self:
         """What the provider says of it now, in any state."""
-        return self._changed(name=name, external_id=external_id, attributes=dict(attributes), missing_since=None)
+        return self._changed(
+            name=name,
+            external_id=external_id,
+            provider=provider,
+            attributes=dict(attributes),
+            missing_since=None,
+        )
 
     def go_missing(self, *, now: int) -> Self:
         return self._changed(missing_since=now)

@@ -4,11 +4,27 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Self
+from urllib.parse import urlsplit
 
 
 class TenantState(StrEnum):
     ACTIVE = "active"
     DRAINED = "drained"  # hands out nothing new; releases, syncs and deletions go on
+
+
+def origin_of(base_url: str) -> str:
+    """The host and port of a provider, in one spelling: two connections with the same are to one provider.
+
+    The path says nothing: to take two providers for one costs an account that both name, to take one for two
+    would hand an account out twice. "" for what is no URL.
+    """
+    try:
+        url = urlsplit(base_url.strip())
+        host = (url.hostname or "").rstrip(".")
+        port = url.port or {"http": 80, "https": 443}.get(url.scheme)
+    except ValueError:
+        return ""
+    return f"{host}:{port}" if host and port else ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,10 +39,18 @@ class Limits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Provider:
-    """Where its sandboxes come from. `secret` names the token in Secrets Manager: it is never kept here."""
+    """Where its sandboxes come from. The token is never kept here: `secret` names it.
+
+    `name` or `name#key` in Secrets Manager, or `env:CSP_API_TOKEN_…` in the worker's environment.
+    """
 
     base_url: str
     secret: str
+
+    @property
+    def origin(self) -> str:
+        """Which provider it is: see origin_of()."""
+        return origin_of(self.base_url)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

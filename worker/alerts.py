@@ -41,15 +41,16 @@ TODO: Final[dict[Alert, str]] = {
 
 
 class Alerts:
-    """Remembers the tries of the last 15 minutes, and which alerts are on."""
+    """Remembers a tenant's tries of the last 15 minutes, and which of its alerts are on."""
 
-    def __init__(self, metrics: Metrics, *, monotonic: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, metrics: Metrics, *, tenant: str, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._metrics = metrics
+        self._tenant = tenant
         self._monotonic = monotonic
         self._tries: deque[tuple[float, str]] = deque(maxlen=MAX_TRIES_KEPT)
         self.active: set[Alert] = set()
         for alert in Alert:
-            metrics.alert_active.labels(alert.value).set(0)
+            metrics.alert_active.labels(tenant, alert.value).set(0)
 
     def tried(self, outcome: str) -> None:
         """A DELETE ended: `ok`, or the kind of its error."""
@@ -63,8 +64,8 @@ class Alerts:
         failures = sum(outcome != "ok" for _, outcome in self._tries)
         timeouts = sum(outcome == "TIMEOUT" for _, outcome in self._tries)
         shares = (timeouts / tries, failures / tries) if tries >= MIN_TRIES else (0.0, 0.0)
-        self._metrics.deletion_depth.set(depth)
-        self._metrics.deletion_oldest_s.set(oldest_pending_s)
+        self._metrics.deletion_depth.labels(self._tenant).set(depth)
+        self._metrics.deletion_oldest_s.labels(self._tenant).set(oldest_pending_s)
         self._set(Alert.TIMEOUTS, on=shares[0] > MAX_TIMEOUTS, value=round(shares[0], 3))
         self._set(Alert.FAILURES, on=shares[1] > MAX_FAILURES, value=round(shares[1], 3))
         self._set(Alert.DEPTH, on=depth > MAX_DEPTH, value=depth)
@@ -74,13 +75,13 @@ class Alerts:
         """Another worker leads, and tells."""
         for alert in Alert:
             self.active.discard(alert)
-            self._metrics.alert_active.labels(alert.value).set(0)
+            self._metrics.alert_active.labels(self._tenant, alert.value).set(0)
 
     def _set(self, alert: Alert, *, on: bool, value: float) -> None:
         if on == (alert in self.active):
             return
-        facts = {"alert": alert.value, "value": value}
-        self._metrics.alert_active.labels(alert.value).set(on)
+        facts = {"tenant": self._tenant, "alert": alert.value, "value": value}
+        self._metrics.alert_active.labels(self._tenant, alert.value).set(on)
         if on:
             self.active.add(alert)
             log.error("alert fired", extra=facts | {"todo": TODO[alert]})

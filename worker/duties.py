@@ -1,13 +1,14 @@
-"""What the worker does for its tenant: its jobs, over one broker core and one provider connection."""
+"""What the worker does for one tenant: its jobs, over the shared broker core and a provider's door of its own."""
 
 import asyncio
+import logging
 import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Final
 
-from broker.errors import BrokerError, WriteConflict
+from broker.errors import BrokerError, LeadershipLost, WriteConflict
 from broker.job import Kind
 from broker.leadership import Leadership
 from broker.metrics import Metrics
@@ -32,16 +33,18 @@ from worker.provider.door import Door
 from worker.runner import Runner
 from worker.schedule import Job
 
+log = logging.getLogger("worker")
+
 CONFIRMED_FOR_S: Final = 3600
 """How long an operator's word on a listing is good: not for what a job sees that is queued again days later."""
-
-
 REPORT_S: Final = 5.0
 """How often the leader says how it is."""
+SEAT_S: Final = 60.0
+"""How often what was allocated before a quota was set gets its slot."""
 
 
 class Worker:
-    """One tenant's jobs. They run while this process leads."""
+    """One tenant's jobs, `settings.tenant`'s. They run while this process leads."""
 
     def __init__(
         self,
@@ -58,14 +61,20 @@ class Worker:
         self._leadership = leadership
         self._clock = clock
         self._syncing = asyncio.Lock()
+        self._origin = door.connection.origin
+        self._retired = False
+        self._told: tuple[object, ...] | None = None  # with the last report
+        self._news = True
+        self.tenant = settings.tenant
         self.provider = door.client
         self.metrics: Metrics = broker.metrics
-        self.alerts = Alerts(broker.metrics, monotonic=monotonic)
+        self.alerts = Alerts(broker.metrics, tenant=settings.tenant, monotonic=monotonic)
         self.cleaner = Cleaner(
             Tools(
                 sandboxes=broker.sandboxes,
                 provider=door.client,
                 services=door.services,
+                leads_to=door.leads_to,
                 rules=Rules(
                     lease_s=settings.clean_lease_s,
                     max_attempts=settings.clean_max_attempts,
@@ -144,7 +153,7 @@ class Worker:
         s = self._settings
         return [
             Job("sync", self.sync, s.sync_interval_s),
-            Job("clean", self.cleaner.tick, s.clean_poll_s, first_after_s=1, quiet=True),
+            Job("clean", self.cleaner.tick, s.clean_poll_s, 1, quiet=True, at_work=lambda: self.cleaner.at_work),
             Job(
                 "sweep",
                 self.cleaner.sweep,
@@ -152,34 +161,44 @@ class Worker:
                 first_after_s=min(10, s.sweep_interval_s),
                 quiet=True,
             ),
-            Job("requested", self.runner.tick, s.clean_poll_s, first_after_s=0.5, quiet=True),
+            Job(
+                "requested",
+                self.runner.tick,
+                s.clean_poll_s,
+                first_after_s=0.5,
+                quiet=True,
+                at_work=lambda: self.runner.at_work,
+            ),
             Job("expire", self.expire, s.expiry_interval_s, first_after_s=2, quiet=True),
             Job("purge", self.purge, s.purge_interval_s, first_after_s=5, quiet=True),
             Job("revive", self.revive, s.expiry_interval_s, first_after_s=5, quiet=True),
-            Job("report", self.report, REPORT_S, first_after_s=0.5, quiet=True, in_maintenance=True),
+            Job("quota", self.seat, SEAT_S, first_after_s=4, quiet=True),
+            Job(
+                "report",
+                self.report,
+                REPORT_S,
+                first_after_s=0.5,
+                quiet=True,
+                in_maintenance=True,
+                at_work=lambda: self._news,
+            ),
             Job("gauges", self.gauges, s.gauges_interval_s, first_after_s=3, quiet=True, in_maintenance=True),
         ]
 
     def _may_begin(self) -> bool:
         """Whether something new may begin this very moment, by the mode as it was last read."""
         mode = self._broker.modes.last
-        return self._leadership.leading and (mode is None or mode.works)
+        return self._leadership.leading and not self._retired and (mode is None or mode.works)
 
     async def may_run(self, job: Job) -> bool:
         """Whether a tick may run now: not in another's term, and under maintenance only what changes nothing."""
-        if not self._leadership.leading:
+        if self._retired or not self._leadership.leading:
             return False
         try:
             mode = await self._broker.modes.current()
         except BrokerError:  # the store never answered: the job itself will say so
             return True
         return mode.works or job.in_maintenance
-
-    def details(self) -> dict[str, Any]:
-        """What /readyz tells of the parts."""
-        seen = self._leadership.seen
-        leader = "me" if self._leadership.leading else (seen.holder if seen else None)
-        return {"leader": leader, "provider": self.provider.states(), "alerts": sorted(self.alerts.active)}
 
     async def sync(
         self, request_id: str, *, confirmed: bool = False, progress: Progress = lambda _: None
@@ -188,10 +207,11 @@ class Worker:
             sync = Sync(
                 self._broker,
                 self.provider,
-                tenant=self._settings.tenant,
+                tenant=await self._broker.tenants.get(self._settings.tenant),
+                origin=self._origin,
                 request_id=request_id,
                 now=int(self._clock()),
-                fence=self._leadership.fence,
+                fence=self._fence,
                 confirmed=confirmed,
                 apart_s=self._settings.sync_interval_s / 2,
                 progress=progress,
@@ -199,6 +219,21 @@ class Worker:
             outcome = await sync.run()
         await self.gauges(request_id)
         return outcome
+
+    def _fence(self) -> dict[str, Any]:
+        """The check of the leader's term. What a provider listed that is the tenant's no more is written nowhere.
+
+        Raises:
+            LeadershipLost: another leads, or others have these duties.
+        """
+        if self._retired:
+            raise LeadershipLost
+        return self._leadership.fence()
+
+    async def seat(self, _: str) -> Counter[str]:
+        """Let what was allocated before the tenant had a quota count in it."""
+        limit = (await self._broker.tenants.get(self._settings.tenant)).limits.max_live
+        return Counter() if limit is None else await self._broker.quota.seat(self._settings.tenant, limit)
 
     async def expire(self, request_id: str) -> Counter[str]:
         return await expire(
@@ -246,6 +281,8 @@ class Worker:
                 provider=self.provider.states(),
                 alerts={alert.value: TODO[alert] for alert in sorted(self.alerts.active)},
             )
+            told = (report.fence, report.provider, report.alerts)
+            self._told, self._news = told, told != self._told
             with suppress(WriteConflict):  # another leads by now
                 await self._broker.reports.write(self._settings.tenant, report)
         return Counter()
@@ -253,6 +290,16 @@ class Worker:
     async def drain(self, timeout_s: float) -> None:
         """Finish what is in hand, within the time."""
         await asyncio.gather(self.cleaner.drain(timeout_s), self.runner.drain(timeout_s))
+
+    async def retire(self, timeout_s: float) -> None:
+        """Others have this tenant's duties now: begin nothing more, hand requested jobs back, end calls in hand.
+
+        What is being deleted is deleted where it is. A listing under way is read to no purpose, and to its end.
+        """
+        self._retired = True
+        await self.drain(timeout_s)
+        async with self._syncing:
+            log.info("a tenant's former duties are done", extra={"tenant": self.tenant})
 
     async def stand_down(self) -> None:
         """Another leads: jobs are let go, deletions in flight end by their own leases, alerts are the other's."""

@@ -21,11 +21,11 @@ from broker.loop_health import watch_loop
 from broker.metrics import Metrics
 from broker.process import begin, port_is_free
 from broker.settings import EXIT_CONFIG, WorkerSettings
+from broker.store.leader import LEADER_SCOPE
 from broker.version import VERSION
 from broker.wiring import Broker, open_broker
-from worker.duties import Worker
 from worker.health import Health, health_app, health_server
-from worker.provider.door import open_provider
+from worker.roster import Roster
 from worker.schedule import Schedule
 
 log = logging.getLogger("worker")
@@ -91,21 +91,20 @@ async def _end_in_time(stop: asyncio.Event, timeout_s: float) -> None:
 
 async def _work(settings: WorkerSettings, broker: Broker, health: Health, stop: asyncio.Event) -> None:
     """Stand by and lead, in turns, until told to stop."""
-    async with open_provider(settings, broker.metrics) as provider:
-        leadership = Leadership(
-            broker.leader,
-            broker.metrics,
-            scope=settings.tenant,
-            holder=f"{socket.gethostname()}/{os.getpid()}/{secrets.token_hex(4)}",
-            lease_s=settings.leader_lease_s,
-        )
-        worker = Worker(settings, broker, provider, leadership)
-        health.details = worker.details
+    leadership = Leadership(
+        broker.leader,
+        broker.metrics,
+        scope=LEADER_SCOPE,
+        holder=f"{socket.gethostname()}/{os.getpid()}/{secrets.token_hex(4)}",
+        lease_s=settings.leader_lease_s,
+    )
+    async with Roster(settings, broker, leadership) as roster:
+        health.details = roster.details
         log.info("ready", extra={"version": VERSION, "tenant": settings.tenant})
         while not stop.is_set():
             health.phase = "standby"
             if await _before(stop, _standing_by(leadership, health)):
-                await _lead(settings, worker, leadership, health, stop)
+                await _lead(settings, roster, leadership, health, stop, broker.metrics)
     log.info("stopped")
 
 
@@ -135,25 +134,37 @@ async def _before(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> bool:
 
 
 async def _lead(
-    settings: WorkerSettings, worker: Worker, leadership: Leadership, health: Health, stop: asyncio.Event
+    settings: WorkerSettings,
+    roster: Roster,
+    leadership: Leadership,
+    health: Health,
+    stop: asyncio.Event,
+    metrics: Metrics,
 ) -> None:
-    """One term: jobs run while the lease is kept. Whatever ends it, nothing new begins after."""
+    """One term: every tenant's jobs run while the lease is kept. Whatever ends it, nothing new begins after."""
     health.phase = "leading"
-    schedule = Schedule(worker.metrics, may_run=worker.may_run, beat=health.beat)
-    for job in worker.jobs():
-        schedule.add(job)
+    schedule = Schedule(metrics, beat=health.beat)
     schedule.start()
     keeping = asyncio.create_task(_keep(leadership, health))
+    serving = asyncio.create_task(roster.serve(schedule))
     try:
-        if await _before(stop, _done(keeping)):
+        if await _before(stop, _first_of(keeping, serving)):
+            await _cancelled(serving)
             schedule.stop()
-            await worker.stand_down()
+            await roster.stand_down()
             return
         health.phase = "draining"
-        await _drain(settings, worker, schedule)
+        await _cancelled(serving)
+        await _drain(settings, roster, schedule)
         await leadership.step_down()
     finally:
         keeping.cancel()
+        serving.cancel()
+
+
+async def _cancelled(task: "asyncio.Task[None]") -> None:
+    task.cancel()
+    await asyncio.wait({task})
 
 
 async def _keep(leadership: Leadership, health: Health, *, looks: int = STALLED_LOOKS) -> None:
@@ -176,16 +187,19 @@ async def _keep(leadership: Leadership, health: Health, *, looks: int = STALLED_
         keeping.cancel()
 
 
-async def _done(task: "asyncio.Task[None]") -> None:
-    await asyncio.shield(task)
+async def _first_of(*tasks: "asyncio.Task[None]") -> None:
+    """Wait for the first that ends, and raise what it raised; none is cancelled with the wait."""
+    done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task in done:
+        task.result()
 
 
-async def _drain(settings: WorkerSettings, worker: Worker, schedule: Schedule) -> None:
+async def _drain(settings: WorkerSettings, roster: Roster, schedule: Schedule) -> None:
     """Start nothing new, finish what is in hand, leave the rest to its leases; all within one deadline."""
     ends_at = time.monotonic() + settings.drain_timeout_s * DRAIN_SHARE
     log.info("draining", extra={"timeout_s": settings.drain_timeout_s})
     schedule.pause()
-    await worker.drain(settings.drain_timeout_s * DRAIN_SHARE)
+    await roster.drain(settings.drain_timeout_s * DRAIN_SHARE)
     await schedule.until_idle(max(0.0, ends_at - time.monotonic()))
     schedule.stop()
 

@@ -69,10 +69,17 @@ class Runner:
         self._runs: dict[str, tuple[JobRun, asyncio.Task[None]]] = {}
         self._term = 0
         self._draining = False
+        self._found = False
+
+    @property
+    def at_work(self) -> bool:
+        """Whether something runs, or the last look found something that waits for its time or place."""
+        return self._found or bool(self._runs)
 
     async def tick(self, _: str) -> Counter[str]:
         """Take over jobs whose worker stopped beating, then start what is due, as many as there are free slots."""
         outcome: Counter[str] = Counter()
+        self._found = False
         if not self._draining:
             term = self._term
             await self._take_over(term, outcome)
@@ -109,6 +116,7 @@ class Runner:
     async def _take_over(self, term: int, outcome: Counter[str]) -> None:
         """The index says whom to look at; whether a lease moves is read from the table itself."""
         async for row in self._jobs.walk(self._tenant, JobState.RUNNING):
+            self._found = True
             if row.id in self._runs:
                 continue
             present = await self._jobs.get(self._tenant, row.id)
@@ -119,7 +127,8 @@ class Runner:
 
     async def _start(self, term: int, outcome: Counter[str]) -> None:
         rows, after = await self._jobs.page(self._tenant, JobState.QUEUED, limit=LOOK_THROUGH)
-        self._metrics.jobs_queued.set(len(rows))
+        self._metrics.jobs_queued.labels(self._tenant).set(len(rows))
+        self._found |= bool(rows)
         while True:
             for row in rows:
                 if not self._free():
@@ -160,7 +169,7 @@ class Runner:
             clock=self._clock,
         )
         self._runs[leased.id] = (run, asyncio.create_task(self._attempt(run)))
-        self._metrics.jobs_running.set(len(self._runs))
+        self._metrics.jobs_running.labels(self._tenant).set(len(self._runs))
 
     async def _attempt(self, run: JobRun) -> None:
         """The edge around one run: whatever happens in it is logged, counted, and over."""
@@ -174,7 +183,7 @@ class Runner:
             log.exception("job run crashed", extra=_facts(run.job))
         finally:
             self._runs.pop(run.job.id, None)
-            self._metrics.jobs_running.set(len(self._runs))
+            self._metrics.jobs_running.labels(self._tenant).set(len(self._runs))
         took_s = time.perf_counter() - began
         self._metrics.requested_job_s.labels(run.job.kind.value, ended.state.value if ended else "lost").observe(
             took_s
@@ -191,7 +200,7 @@ class Runner:
             log.warning("job refused: who asked for it may not any more", extra=facts | {"why": ended.error})
         elif ended.state in WORST:
             why = "timed_out" if ended.state is JobState.TIMED_OUT else why
-            self._metrics.job_deaths.labels(ended.kind.value, why).inc()
+            self._metrics.job_deaths.labels(self._tenant, ended.kind.value, why).inc()
             log.error("job ended for good: requeue it by hand", extra=facts | {"why": ended.error})
         elif ended.state is JobState.QUEUED:
             log.warning("job goes back to the queue", extra=facts | {"why": ended.error, "due_at": ended.due_at})

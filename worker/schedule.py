@@ -5,14 +5,17 @@ It only ticks: what is due, what is leased and what was tried stands in the tabl
 
 import asyncio
 import logging
+import random
 import secrets
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Final
 
+from apscheduler.jobstores.base import JobLookupError
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from apscheduler.triggers.interval import IntervalTrigger
 
@@ -25,6 +28,7 @@ log = logging.getLogger("worker")
 
 Run = Callable[[str], Awaitable[Counter[str]]]
 """A job: takes the run's request id, returns counts by outcome."""
+MIN_REST_S: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,42 +41,78 @@ class Job:
     first_after_s: float = 0.0
     quiet: bool = False
     in_maintenance: bool = False  # whether it runs while the broker is under maintenance
+    at_work: Callable[[], bool] | None = None  # whether its last look found something: where not, it may rest
+
+
+MayRun = Callable[[Job], Awaitable[bool]]
+"""Asked before each run; a tick that may not run is passed over."""
+
+
+@dataclass(slots=True, eq=False)
+class _Entry:
+    """A job of one tenant, and its rest."""
+
+    job: Job
+    tenant: str
+    may_run: MayRun
+    rest_s: float
+    pause_s: float = 0.0
+    resting_until: float = 0.0
+
+    def looked(self, now: float) -> None:
+        """Rest longer with each look that found nothing."""
+        if not self.rest_s or self.job.at_work is None:
+            return
+        longer_s = min(self.rest_s, max(MIN_REST_S, 2 * self.pause_s))
+        self.pause_s = 0.0 if self.job.at_work() else longer_s
+        self.resting_until = now + self.pause_s
 
 
 class Schedule:
-    """Ticks jobs for one term of a leader. One run of a job at a time; a missed tick runs late, once.
+    """Ticks the jobs of all tenants for one term of a leader.
+
+    One run of a job at a time; a missed tick runs late, once. No tenant's run waits for another's.
 
     Args:
-        may_run: asked before each run; a tick that may not run is passed over.
         beat: called every second, for as long as the scheduler lives.
     """
 
-    def __init__(
-        self,
-        metrics: Metrics,
-        *,
-        may_run: Callable[[Job], Awaitable[bool]],
-        beat: Callable[[], None] = lambda: None,
-    ) -> None:
+    def __init__(self, metrics: Metrics, *, beat: Callable[[], None] = lambda: None) -> None:
         self._metrics = metrics
-        self._may_run = may_run
         self._beaten = beat
         self._scheduler = AsyncIOScheduler(timezone=UTC)
+        self._entries: dict[str, list[str]] = {}
         self._running: set[str] = set()
         self._idle = asyncio.Event()
         self._idle.set()
 
-    def add(self, job: Job) -> None:
-        self._scheduler.add_job(
-            self._run,
-            IntervalTrigger(seconds=job.every_s, timezone=UTC),
-            args=[job],
-            id=job.name,
-            next_run_time=datetime.now(UTC) + timedelta(seconds=job.first_after_s),
-            misfire_grace_time=None,
-            coalesce=True,
-            max_instances=1,
-        )
+    def add(
+        self, tenant: str, jobs: Iterable[Job], *, may_run: MayRun, spread_s: float = 0.0, rest_s: float = 0.0
+    ) -> None:
+        """Tick a tenant's jobs.
+
+        Args:
+            spread_s: each begins up to so much later than it asks for, so that many tenants do not tick at once.
+            rest_s: a look that keeps finding nothing is repeated less and less often, so often at least.
+        """
+        for job in jobs:
+            late_s = min(spread_s, job.every_s) * random.random()  # noqa: S311  jitter
+            entry = self._scheduler.add_job(
+                self._run,
+                IntervalTrigger(seconds=job.every_s, timezone=UTC),
+                args=[_Entry(job, tenant, may_run, rest_s)],
+                next_run_time=datetime.now(UTC) + timedelta(seconds=job.first_after_s + late_s),
+                misfire_grace_time=None,
+                coalesce=True,
+                max_instances=1,
+            )
+            self._entries.setdefault(tenant, []).append(entry.id)
+
+    def drop(self, tenant: str) -> None:
+        """Tick them no more. What runs goes on."""
+        for entry_id in self._entries.pop(tenant, []):
+            with suppress(JobLookupError):
+                self._scheduler.remove_job(entry_id)
 
     def start(self) -> None:
         self._scheduler.add_job(self._beat, IntervalTrigger(seconds=1, timezone=UTC), misfire_grace_time=None)
@@ -94,50 +134,57 @@ class Schedule:
     async def _beat(self) -> None:
         self._beaten()
 
-    async def _run(self, job: Job) -> None:
+    async def _run(self, entry: _Entry) -> None:
         """The edge around one job run: whatever happens in it is logged, counted, and over."""
+        job = entry.job
+        if time.monotonic() < entry.resting_until:
+            return
         allowed = False
         with suppress(asyncio.CancelledError):  # the term is over; APScheduler would tell of it as an error
-            allowed = await self._may_run(job)
+            allowed = await entry.may_run(job)
         if not allowed:
             return
         run_id = f"{job.name}-{secrets.token_hex(4)}"
         token = request_id.set(run_id)
-        self._running.add(job.name)
+        self._running.add(run_id)
         self._idle.clear()
+        facts = {"job": job.name, "tenant": entry.tenant}
         began = time.perf_counter()
         try:
             outcome = await job.run(run_id)
         except asyncio.CancelledError:
-            self._ended(job, "cancelled")
+            self._ended(entry, "cancelled")
         except LeadershipLost:
-            self._ended(job, "not_leading")
-            log.info("job stopped: another worker leads", extra={"job": job.name})
+            self._ended(entry, "not_leading")
+            log.info("job stopped: another worker leads, or has taken over", extra=facts)
         except (ProviderError, BrokerError) as error:
-            self._ended(job, "failed")
-            log.warning("job failed, the next tick tries again", extra={"job": job.name, "why": str(error)})
+            self._ended(entry, "failed")
+            log.warning("job failed, the next tick tries again", extra=facts | {"why": str(error)})
         except Exception:
-            self._ended(job, "crashed")
-            log.exception("job crashed", extra={"job": job.name})
+            self._ended(entry, "crashed")
+            log.exception("job crashed", extra=facts)
         else:
-            self._ended(job, "ok")
-            self._metrics.job_last_success.labels(job.name).set_to_current_time()
+            self._ended(entry, "ok")
+            entry.looked(time.monotonic())
+            self._metrics.job_last_success.labels(entry.tenant, job.name).set_to_current_time()
             took_ms = round((time.perf_counter() - began) * 1000, 1)
-            self._tell(job, outcome, took_ms)
+            self._tell(entry, outcome, took_ms)
         finally:
             self._metrics.job_s.labels(job.name).observe(time.perf_counter() - began)
-            self._running.discard(job.name)
+            self._running.discard(run_id)
             if not self._running:
                 self._idle.set()
             request_id.reset(token)
 
-    def _ended(self, job: Job, outcome: str) -> None:
-        self._metrics.job_runs.labels(job.name, outcome).inc()
+    def _ended(self, entry: _Entry, outcome: str) -> None:
+        self._metrics.job_runs.labels(entry.tenant, entry.job.name, outcome).inc()
 
-    def _tell(self, job: Job, outcome: Counter[str], took_ms: float) -> None:
+    def _tell(self, entry: _Entry, outcome: Counter[str], took_ms: float) -> None:
+        job = entry.job
         counts = {name: count for name, count in outcome.items() if count}
         if job.name != "clean":  # deletions are counted one by one, as they end
             for name, count in counts.items():
-                self._metrics.job_items.labels(job.name, name).inc(count)
+                self._metrics.job_items.labels(entry.tenant, job.name, name).inc(count)
         level = logging.DEBUG if job.quiet and not counts else logging.INFO
-        log.log(level, "job done", extra={"job": job.name, "ms": took_ms, "counts": counts})
+        facts = {"job": job.name, "tenant": entry.tenant, "ms": took_ms, "counts": counts}
+        log.log(level, "job done", extra=facts)

@@ -12,6 +12,7 @@ from app.openapi import answers
 from app.schemas import AdminSandboxOut, ReconciliationOut, SandboxListOut, StatsOut, WorkerOut
 from broker import errors
 from broker.sandbox import State
+from broker.store.leader import LEADER_SCOPE
 
 router = APIRouter(prefix="/v1/admin", tags=["admin"])
 
@@ -53,9 +54,9 @@ async def reconciliation(caller: ViewerCaller, core: Core) -> ReconciliationOut:
 
 @router.get("/worker", response_model=WorkerOut, responses=answers("Who leads, and how it is."))
 async def worker(caller: ViewerCaller, core: Core) -> WorkerOut:
-    """Show which worker leads, when it was last heard, how the provider does, and which alerts are on."""
+    """Show which worker leads, and how this tenant does with it: last word, provider, alerts that are on."""
     broker = core.broker
     term, report, counted = await asyncio.gather(
-        broker.leader.read(caller.tenant), broker.reports.read(caller.tenant), broker.gauges.read(caller.tenant)
+        broker.leader.read(LEADER_SCOPE), broker.reports.read(caller.tenant), broker.gauges.read(caller.tenant)
     )
     return WorkerOut.of(term, report, counted, now=int(time.time()))

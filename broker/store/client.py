@@ -98,6 +98,8 @@ class StoreClient:
         self._metrics = metrics
         self._closed = False
         self.table = table
+        self.fenced_turn = asyncio.Lock()
+        """Whose turn it is to check the leader's item: two transactions at once would refuse each other."""
 
     def close(self) -> None:
         """From now on every call fails at once: what still runs at the end must open no new connection."""

@@ -14,6 +14,9 @@ from broker.store.client import StoreClient, TransactionRefused
 Fence = Callable[[], dict[str, Any]]
 """Makes the check that a leader's transaction carries; raises LeadershipLost where its term is over."""
 
+LEADER_SCOPE: Final = "broker"
+"""One leads for all tenants of the table."""
+
 _TRIES: Final = 6
 _PAUSE_S: Final = 0.03
 
@@ -117,6 +120,8 @@ def is_over(conflict: WriteConflict, mine: Term) -> bool:
 async def transact_fenced(client: StoreClient, items: list[dict[str, Any]], fence: Fence) -> None:
     """Write all of it, if this process still leads. Waits out others at the same items: our own renewals, too.
 
+    One at a time in this process: two tenants' syncs would be in each other's way at the leader's item.
+
     Raises:
         LeadershipLost: another leads by now; nothing was written.
         TransactionRefused: `items` were; the reasons begin with theirs, in their order.
@@ -124,7 +129,8 @@ async def transact_fenced(client: StoreClient, items: list[dict[str, Any]], fenc
     """
     for number in range(1, _TRIES + 1):
         try:
-            await client.transact(*items, fence())
+            async with client.fenced_turn:
+                await client.transact(*items, fence())
         except TransactionRefused as refused:
             if refused.reasons and refused.reasons[-1].condition_failed:
                 raise LeadershipLost from refused

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from broker.errors import ProviderAccountOwned, WriteConflict
 from broker.pool import Span
-from broker.sandbox import Sandbox, State, account_name
+from broker.sandbox import Sandbox, State
 from broker.store import table
 from broker.store.claims import Claim, Claims
 from broker.store.client import StoreClient, TransactionRefused
@@ -126,7 +126,7 @@ class Sandboxes:
         """
         step = self.step(before, after, shards=await self._tenants.shards(before.tenant))
         mine = {":tenant": table.encode_value(before.tenant), ":me": table.encode_value(before.id)}
-        owned = self._client.check(table.owner_key(before.external_id), _NOBODY_ELSES, mine)
+        owned = self._client.check(_owner_key(before), _NOBODY_ELSES, mine)
         try:
             await self._client.transact(step, owned)
         except TransactionRefused as refused:
@@ -146,7 +146,10 @@ class Sandboxes:
         Raises:
             WriteConflict: someone else moved this sandbox first.
         """
-        if before.state is not after.state or before.external_id != after.external_id:
+        if before.state is not after.state or (before.provider, before.external_id) != (
+            after.provider,
+            after.external_id,
+        ):
             raise ValueError("a change of state needs its event: move(); one of the account its owner: parts()")
         step = self.step(before, after, shards=await self._tenants.shards(before.tenant))
         await self._client.call("update_item", **step["Update"])
@@ -165,7 +168,7 @@ class Sandboxes:
             owned = [self._own(after, ttl=None)]
         else:
             items = [self.step(before, after, shards=shards)]
-            if account_name(before.external_id) != account_name(after.external_id):
+            if _owner_key(before) != _owner_key(after):
                 owned = [self._own(after, ttl=after.ttl), self._disown(before)]
             elif before.ttl != after.ttl:  # ownership is remembered for as long as the tombstone
                 owned = [self._own(after, ttl=after.ttl)]
@@ -240,7 +243,7 @@ class Sandboxes:
             values["ttl"] = ttl
         change = table.update_of({"ttl": {}} if ttl is None else {}, table.encode(values))
         return self._client.update(
-            table.owner_key(sandbox.external_id),
+            _owner_key(sandbox),
             change,
             _NOBODY_ELSES,
             {":tenant": table.encode_value(sandbox.tenant), ":me": table.encode_value(sandbox.id)},
@@ -248,7 +251,7 @@ class Sandboxes:
 
     def _disown(self, sandbox: Sandbox) -> dict[str, Any]:
         mine = {":tenant": table.encode_value(sandbox.tenant), ":me": table.encode_value(sandbox.id)}
-        return self._client.delete(table.owner_key(sandbox.external_id), _NOBODY_ELSES, mine)
+        return self._client.delete(_owner_key(sandbox), _NOBODY_ELSES, mine)
 
     async def page(
         self,
@@ -353,6 +356,10 @@ class Sandboxes:
             async for page in pages:
                 total += page["Count"]
         return total
+
+
+def _owner_key(sandbox: Sandbox) -> Item:
+    return table.owner_key(sandbox.external_id, sandbox.provider)
 
 
 def _alone(refused: TransactionRefused, *, slot: int) -> bool:

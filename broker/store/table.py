@@ -58,9 +58,12 @@ def sandbox_key(tenant: str, sandbox_id: str) -> Item:
     return primary(key("SBX", tenant, sandbox_id))
 
 
-def owner_key(external_id: str) -> Item:
-    """By what a deletion at the provider names, in whatever path and spelling the provider lists it."""
-    return primary(key("OWN", "csp", account_name(external_id)))
+def owner_key(external_id: str, provider: str | None = None) -> Item:
+    """By what a deletion at the provider names, in whatever path and spelling the provider lists it.
+
+    The installation's own provider is `csp`; another one is its origin, which has a colon.
+    """
+    return primary(key("OWN", provider or "csp", account_name(external_id)))
 
 
 def claim_pk(tenant: str, holder: str) -> str:

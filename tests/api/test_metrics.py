@@ -11,8 +11,10 @@ from app import pool_gauges
 from broker.metrics import Metrics
 from broker.sandbox import State
 from broker.store.gauges import PoolGauges
+from broker.tenant import Tenant
 from local.store_proxy import StoreProxy
 from tests.api.service import ADMIN, TRACK, Api, a_table, an_api, an_app, api_settings
+from tests.builders import NOW, TEST_CAUSE
 
 COUNTED = PoolGauges(at=1_760_000_000, states={state: n + 1 for n, state in enumerate(State)}, missing=3)
 LABELS = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
@@ -108,6 +110,22 @@ async def test_the_pools_numbers_are_the_workers_last_count_with_its_age(api: Ap
     assert 499 <= counted[AGE] < 560
 
 
+async def test_every_tenants_pool_is_shown_up_to_a_number_that_says_so(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for n in range(4):
+        await api.core.tenants.create(Tenant(name=f"team-{n}"), TEST_CAUSE, now=NOW)
+        await api.core.gauges.write(f"team-{n}", PoolGauges(at=int(time.time()), states=COUNTED.states, missing=n))
+    monkeypatch.setattr(pool_gauges, "MAX_TENANTS", 3)
+
+    counted = await api.metrics()
+
+    shown = {s.partition("tenant=")[2] for s in counted if s.startswith("broker_pool_missing{")}
+    assert shown == {'"team-0"}', '"team-1"}'}, "this installation's own comes first, and was never counted"
+    assert counted['broker_pool_missing{tenant="team-1"}'] == 1
+    assert counted["broker_pool_tenants_left_out"] == 2
+
+
 async def test_before_the_worker_counted_there_are_no_pool_numbers_and_the_scrape_is_good(api: Api) -> None:
     answer = await api.http.get("/metrics")
     assert answer.status_code == 200
@@ -129,27 +147,32 @@ async def test_a_hundred_scrapes_at_once_and_more_in_the_minute_cost_one_read(
     shown = [f"{pool(State.AVAILABLE)} 1.0" in answer.text for answer in answers]
     assert all(shown[100:])
     assert any(shown[:100]), "they waited for the one read, though on a slow machine no longer than a second"
-    assert dict(proxy.counts.calls) == {"GetItem": 1}
+    assert dict(proxy.counts.calls) == {"Query:StatusIndex": 1, "BatchGetItem": 1}
 
 
 async def test_each_process_reads_once(proxy: StoreProxy, table_name: str) -> None:
     async with an_api(proxy.url, table_name) as one, an_api(proxy.url, table_name) as other:
         proxy.counts.reset()
         await asyncio.gather(*(api.http.get("/metrics") for api in (one, other) for _ in range(20)))
-    assert dict(proxy.counts.calls) == {"GetItem": 2}
+    assert dict(proxy.counts.calls) == {"Query:StatusIndex": 2, "BatchGetItem": 2}
 
 
 async def test_after_a_minute_the_next_scrape_reads_again(proxied: Api, proxy: StoreProxy) -> None:
     now = 1000.0
     parts = proxied.app.state.parts
     gauges = pool_gauges.PoolGauges(
-        parts.broker.gauges, Metrics(), tenant="acme", clock=lambda: 1_760_000_100, monotonic=lambda: now
+        parts.broker.gauges,
+        parts.broker.tenants,
+        Metrics(),
+        tenant="acme",
+        clock=lambda: 1_760_000_100,
+        monotonic=lambda: now,
     )
     await proxied.core.gauges.write("acme", COUNTED)
     proxy.counts.reset()
     for now in (1000.0, 1030.0, 1059.9, 1060.0, 1061.0):  # noqa: B007  read by `monotonic`
         await gauges.refresh()
-    assert dict(proxy.counts.calls) == {"GetItem": 2}
+    assert dict(proxy.counts.calls) == {"Query:StatusIndex": 2, "BatchGetItem": 2}
 
 
 async def test_while_the_store_is_down_a_scrape_shows_the_last_numbers_and_their_age(
@@ -158,7 +181,12 @@ async def test_while_the_store_is_down_a_scrape_shows_the_last_numbers_and_their
     now, clock = 1000.0, 1_760_000_010.0
     metrics = Metrics()
     gauges = pool_gauges.PoolGauges(
-        proxied.core.gauges, metrics, tenant="acme", clock=lambda: clock, monotonic=lambda: now
+        proxied.core.gauges,
+        proxied.core.tenants,
+        metrics,
+        tenant="acme",
+        clock=lambda: clock,
+        monotonic=lambda: now,
     )
     await proxied.core.gauges.write("acme", COUNTED)
     await gauges.refresh()

@@ -8,6 +8,7 @@ import pytest
 from broker.errors import WriteConflict
 from broker.sandbox import State
 from broker.store.gauges import PoolGauges
+from broker.store.leader import LEADER_SCOPE
 from broker.store.reports import SILENT_S, WorkerReport
 from broker.version import VERSION
 from tests.api.service import Api
@@ -35,7 +36,7 @@ async def test_where_no_worker_ever_ran_nobody_leads(api: Api) -> None:
 
 
 async def test_a_worker_that_leads_is_shown_with_its_provider_and_its_count(api: Api) -> None:
-    async with a_provider() as provider, a_worker(api.core, provider, time.time, scope="acme") as worker:
+    async with a_provider() as provider, a_worker(api.core, provider, time.time, scope=LEADER_SCOPE) as worker:
         await worker.sync(RUN)
         await worker.report(RUN)
 
@@ -52,7 +53,7 @@ async def test_a_worker_that_leads_is_shown_with_its_provider_and_its_count(api:
 
 
 async def test_an_open_breaker_and_the_alerts_that_are_on_say_what_to_do(api: Api) -> None:
-    async with a_provider() as provider, a_worker(api.core, provider, time.time, scope="acme") as worker:
+    async with a_provider() as provider, a_worker(api.core, provider, time.time, scope=LEADER_SCOPE) as worker:
         for _ in range(20):
             worker.alerts.tried("HTTP_500")
         worker.alerts.evaluate(depth=3, oldest_pending_s=0)
@@ -71,7 +72,7 @@ async def test_an_open_breaker_and_the_alerts_that_are_on_say_what_to_do(api: Ap
 
 async def test_a_worker_that_was_not_heard_for_a_minute_is_silent(api: Api) -> None:
     now = int(time.time())
-    async with a_leader(api.core, scope="acme"):
+    async with a_leader(api.core, scope=LEADER_SCOPE):
         await api.core.reports.write("acme", a_report(at=now - SILENT_S + 20, fence=1))
         heard = await asked(api)
         await api.core.reports.write("acme", a_report(at=now - SILENT_S - 1, fence=1))
@@ -82,7 +83,7 @@ async def test_a_worker_that_was_not_heard_for_a_minute_is_silent(api: Api) -> N
 
 
 async def test_a_worker_that_handed_the_lead_back_leaves_nobody_leading(api: Api) -> None:
-    async with a_leader(api.core, scope="acme") as leadership:
+    async with a_leader(api.core, scope=LEADER_SCOPE) as leadership:
         await api.core.reports.write("acme", a_report(at=int(time.time()), fence=1))
         await leadership.step_down()
         body = await asked(api)
@@ -92,7 +93,7 @@ async def test_a_worker_that_handed_the_lead_back_leaves_nobody_leading(api: Api
 
 async def test_the_report_of_the_leader_before_says_nothing_of_this_one(api: Api) -> None:
     for holder in ("first", "second"):
-        async with a_leader(api.core, scope="acme", holder=holder) as leadership:
+        async with a_leader(api.core, scope=LEADER_SCOPE, holder=holder) as leadership:
             if holder == "first":
                 stuck = {"alerts": {"DeletionStuck": "look"}}
                 await api.core.reports.write(
@@ -128,5 +129,8 @@ async def test_a_count_without_a_worker_is_shown_with_its_age(api: Api) -> None:
 
 async def test_a_worker_under_maintenance_still_reports(api: Api) -> None:
     await api.set_mode("maintenance", "a rehearsal")
-    async with a_provider() as provider, a_worker(api.core, provider, Clock(time.time()), scope="acme") as worker:
+    async with (
+        a_provider() as provider,
+        a_worker(api.core, provider, Clock(time.time()), scope=LEADER_SCOPE) as worker,
+    ):
         assert [await worker.may_run(job) for job in worker.jobs() if job.name == "report"] == [True]

@@ -21,6 +21,7 @@ from app.pool_gauges import PoolGauges
 from broker.leadership import Leadership
 from broker.metrics import Metrics
 from broker.selection import Selector
+from broker.store.leader import LEADER_SCOPE
 from broker.wiring import Broker, build
 from local.store_proxy import StoreProxy
 from simulator.options import Settings as SimulatorSettings
@@ -112,7 +113,7 @@ class World:
         leadership = Leadership(
             core.leader,
             core.metrics,
-            scope="acme",
+            scope=LEADER_SCOPE,
             holder=f"worker-{len(self.workers)}",
             lease_s=LEASE_S,
             clock=self.clock,
@@ -149,7 +150,7 @@ def _parts(app: FastAPI, core: Broker) -> Parts:
     return Parts(
         broker=core,
         inventory=Inventory(core.sandboxes, core.tenants, cursors),
-        gauges=PoolGauges(core.gauges, app.state.metrics, tenant="acme"),
+        gauges=PoolGauges(core.gauges, core.tenants, app.state.metrics, tenant="acme"),
         desk=JobDesk(core.jobs, cursors, leaving=lambda: False),
         selector=Selector(core.sandboxes, core.tenants),
         dead_letters=DeadLetters(core.jobs, core.sandboxes),

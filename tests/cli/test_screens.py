@@ -10,6 +10,7 @@ from broker.job import JobState
 from broker.policy import Explained, Suspicion
 from broker.sandbox import State
 from broker.store.gauges import PoolGauges
+from broker.store.leader import LEADER_SCOPE
 from broker.store.reports import WorkerReport
 from broker.store.sync_state import SyncState
 from local.store_proxy import StoreProxy
@@ -47,7 +48,7 @@ async def a_worker_reported(api: Api, ago_s: int, **changes: Any) -> None:
     at = int(time.time()) - ago_s
     await api.core.gauges.write("acme", PoolGauges(at=at, states=dict.fromkeys(State, 0)))
     facts: dict[str, Any] = {"provider": {"list": "closed"}, "alerts": {}} | changes
-    await api.core.leader.take(None, scope="acme", holder="host/1", now=at)
+    await api.core.leader.take(None, scope=LEADER_SCOPE, holder="host/1", now=at)
     report = WorkerReport(at=at, holder="host/1", fence=1, version="1", **facts)
     await api.core.reports.write("acme", report)
 

@@ -81,7 +81,7 @@ def a_door(http: httpx.AsyncClient, *, clock: Clock, metrics: Metrics, **changes
     settings = settings_of(**({"CSP_READ_TIMEOUT_SEC": "0.3", "CSP_DELETE_TIMEOUT_SEC": "0.3"} | changes))
     gates = gates_of(settings, metrics, clock=clock)
     client = ProviderClient(
-        Calls(http, metrics),
+        Calls(http, metrics, tenant="acme"),
         token=Secret(GivenSource("t0ken"), variable="CSP_API_TOKEN", for_header=True, metrics=metrics),
         limits=ProviderLimits(
             page_size=3,

@@ -104,7 +104,7 @@ async def test_a_listing_that_fails_has_a_name_and_a_number_of_tries(
 
     assert failed.value.kind == kind
     assert route.call_count == tries
-    assert door.sample("worker_provider_errors_total", call="list", kind=kind) == tries
+    assert door.sample("worker_provider_errors_total", tenant="acme", call="list", kind=kind) == tries
     assert len(door.clock.rests) == tries - 1
 
 
@@ -239,7 +239,7 @@ async def test_a_deletion_that_is_not_known_to_be_done_is_one_failed_try(
 
     assert failed.value.kind == kind
     assert route.call_count == 1
-    assert door.sample("worker_provider_errors_total", call="delete", kind=kind) == 1
+    assert door.sample("worker_provider_errors_total", tenant="acme", call="delete", kind=kind) == 1
 
 
 @respx.mock

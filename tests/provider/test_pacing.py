@@ -13,7 +13,7 @@ from worker.provider.pacing import BURST_S, COOL_DOWN_S, LONGEST_REST_S, RECOVER
 
 
 def a_pacing(clock: Clock, metrics: Metrics) -> Pacing:
-    return Pacing(concurrency=Span(2, 20), rate=Span(0.5, 10), metrics=metrics, clock=clock)
+    return Pacing(tenant="acme", concurrency=Span(2, 20), rate=Span(0.5, 10), metrics=metrics, clock=clock)
 
 
 @pytest.fixture
@@ -81,8 +81,8 @@ def test_pressure_halves_rate_and_number(pacing: Pacing, clock: Clock, metrics: 
     one(pacing, clock, kind)
 
     assert pace(pacing) == (10, 5)
-    assert metrics.registry.get_sample_value("worker_pacing_concurrency") == 10
-    assert metrics.registry.get_sample_value("worker_pacing_rate") == 5
+    assert metrics.registry.get_sample_value("worker_pacing_concurrency", {"tenant": "acme"}) == 10
+    assert metrics.registry.get_sample_value("worker_pacing_rate", {"tenant": "acme"}) == 5
 
 
 @pytest.mark.parametrize("kind", ["HTTP_403", "HTTP_409", "SECRET_UNREADABLE"])

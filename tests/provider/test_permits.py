@@ -48,7 +48,7 @@ async def test_three_accounts_in_a_row_stop_all_deletions_and_no_call_is_made(do
 
     assert refused == Refusal("BREAKER_OPEN", 10.0)
     assert len(respx.calls) == made == 3
-    assert door.sample("worker_provider_refusals_total", call="delete", why="BREAKER_OPEN") == 1
+    assert door.sample("worker_provider_refusals_total", tenant="acme", call="delete", why="BREAKER_OPEN") == 1
     assert door.client.states()["delete"] == "open, probe in 10 s"
 
 
@@ -147,7 +147,7 @@ def test_a_refusal_by_pacing_says_when_to_ask_again(door: Door) -> None:
         door.permit(f"a{n}")
 
     assert door.refusal() == Refusal("PACED", 1.0)
-    assert door.sample("worker_provider_refusals_total", call="delete", why="PACED") == 1
+    assert door.sample("worker_provider_refusals_total", tenant="acme", call="delete", why="PACED") == 1
 
 
 @respx.mock
@@ -224,7 +224,7 @@ async def test_the_listing_has_a_breaker_of_its_own(door: Door) -> None:
     assert route.call_count == 3
     assert door.client.states()["delete"] == "closed"
     assert door.permit().held
-    assert door.sample("worker_provider_refusals_total", call="list", why="BREAKER_OPEN") == 1
+    assert door.sample("worker_provider_refusals_total", tenant="acme", call="list", why="BREAKER_OPEN") == 1
 
     respx.get(LIST).respond(200, json={"results": []})
     door.clock.now += 15

@@ -16,7 +16,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def alerts(clock: Clock) -> Alerts:
-    return Alerts(Metrics(), monotonic=clock)
+    return Alerts(Metrics(), tenant="acme", monotonic=clock)
 
 
 def told(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str]]:
@@ -86,7 +86,9 @@ def test_what_is_older_than_the_window_is_forgotten(alerts: Alerts, clock: Clock
 
 def test_the_gauge_follows(alerts: Alerts) -> None:
     def gauge() -> float | None:
-        return alerts._metrics.registry.get_sample_value("worker_alert_active", {"alert": "DeletionStuck"})
+        return alerts._metrics.registry.get_sample_value(
+            "worker_alert_active", {"tenant": "acme", "alert": "DeletionStuck"}
+        )
 
     seen = [gauge()]
     for oldest_s in (4000, 10):
@@ -102,4 +104,9 @@ def test_a_worker_that_no_longer_leads_is_silent(alerts: Alerts) -> None:
     alerts.clear()
 
     assert alerts.active == set()
-    assert alerts._metrics.registry.get_sample_value("worker_alert_active", {"alert": "DeletionBacklog"}) == 0
+    assert (
+        alerts._metrics.registry.get_sample_value(
+            "worker_alert_active", {"tenant": "acme", "alert": "DeletionBacklog"}
+        )
+        == 0
+    )

@@ -541,7 +541,9 @@ async def turned_away(core: Broker, clock: Clock, **pacing: str) -> tuple[int, l
                 await worker.cleaner.tick(RUN)
                 await asyncio.sleep(0.05)
                 clock.now += 1
-                rates.append(core.metrics.registry.get_sample_value("worker_pacing_rate") or 0.0)
+                rates.append(
+                    core.metrics.registry.get_sample_value("worker_pacing_rate", {"tenant": "acme"}) or 0.0
+                )
         journal = (await provider.http.get("/_simulator/journal")).json()["results"]
     assert await audit(core) == {"deleted": 40}
     return sum(call["status"] == 429 for call in journal), rates

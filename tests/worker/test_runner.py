@@ -149,9 +149,9 @@ async def test_a_running_job_beats_and_shows_its_progress(core: Broker) -> None:
         shown = await stored(core, job)
         assert (shown.state, shown.total, shown.attempt) == (JobState.RUNNING, 100, 1)
         assert 0 < shown.done <= work.steps
-        assert core.metrics.registry.get_sample_value("worker_jobs_running") == 1
+        assert core.metrics.registry.get_sample_value("worker_jobs_running", {"tenant": "acme"}) == 1
 
-    assert core.metrics.registry.get_sample_value("worker_jobs_running") == 0
+    assert core.metrics.registry.get_sample_value("worker_jobs_running", {"tenant": "acme"}) == 0
 
 
 def test_progress_is_fresh_within_two_seconds_and_a_holder_lets_go_before_anybody_takes_over() -> None:
@@ -266,7 +266,7 @@ async def test_a_job_that_keeps_killing_its_worker_ends_in_the_dead_letters(
     assert begun <= MAX_ATTEMPTS - 1
     assert dead.error is not None
     assert dead.error.startswith("KILLED_ITS_WORKER: 5 of 5")
-    deaths = {"kind": "bulk_retry", "why": "killed"}
+    deaths = {"tenant": "acme", "kind": "bulk_retry", "why": "killed"}
     assert core.metrics.registry.get_sample_value("worker_job_deaths_total", deaths) == 1
     assert "job ended for good" in caplog.text
 
@@ -296,7 +296,7 @@ async def test_a_failed_job_is_tried_again_after_a_pause_and_ends_dead_after_its
         dead = await run_to_the_end(core, job, failing)
 
     assert (dead.state, dead.attempt, dead.error) == (JobState.DEAD, MAX_ATTEMPTS, told)
-    deaths = {"kind": "bulk_retry", "why": "attempts"}
+    deaths = {"tenant": "acme", "kind": "bulk_retry", "why": "attempts"}
     assert core.metrics.registry.get_sample_value("worker_job_deaths_total", deaths) == 1
     tracebacks = [record for record in caplog.records if record.exc_info]
     assert bool(tracebacks) == isinstance(error, RuntimeError)
@@ -350,7 +350,7 @@ async def test_two_slots_run_two_jobs_and_the_third_waits(core: Broker) -> None:
     first, second = [await runner.tick(RUN) for _ in range(2)]
 
     assert (first, second) == (Counter(started=2), Counter())
-    assert core.metrics.registry.get_sample_value("worker_jobs_queued") == 1
+    assert core.metrics.registry.get_sample_value("worker_jobs_queued", {"tenant": "acme"}) == 1
     work.may_end.set()
     await runner.idle()
     assert await runner.tick(RUN) == Counter(started=1)
@@ -402,7 +402,7 @@ async def test_past_its_deadline_a_job_is_cut_timed_out_counted_and_told_as_an_e
     assert (ended.state, ended.error) == (JobState.TIMED_OUT, "DEADLINE: it ran for over 0.2 s")
     assert ended.done == work.steps > 0
     assert len(work.stopped_by) == 1
-    deaths = {"kind": "bulk_retry", "why": "timed_out"}
+    deaths = {"tenant": "acme", "kind": "bulk_retry", "why": "timed_out"}
     assert core.metrics.registry.get_sample_value("worker_job_deaths_total", deaths) == 1
     assert "job ended for good" in caplog.text
     assert await a_runner(core).tick(RUN) == Counter(), "it is not tried again by itself"

@@ -33,11 +33,19 @@ class Cleaner:
         self._running: dict[str, asyncio.Task[str]] = {}
         self._draining = False
         self._turn = 0  # where the next look at the queue begins
+        self._found = False
+
+    @property
+    def at_work(self) -> bool:
+        """Whether something runs, or the last look found something that waits for its turn."""
+        return self._found or bool(self._running)
 
     async def tick(self, request_id: str) -> Counter[str]:
         """Start deletions that are due, as many as breaker and pacing admit."""
         outcome: Counter[str] = Counter()
+        self._found = False
         async for due in self._due():
+            self._found = True
             permit = self._tools.provider.admit_deletion(due.external_id)
             if isinstance(permit, Refusal):
                 break
@@ -131,16 +139,17 @@ class Cleaner:
     def _start(self, due: Sandbox, permit: Permit, request_id: str) -> asyncio.Task[str]:
         task = asyncio.create_task(Deletion(self._tools, due, permit, request_id).run())
         self._running[due.id] = task
-        self._metrics.deletions_running.set(len(self._running))
+        self._metrics.deletions_running.labels(self._tenant).set(len(self._running))
         task.add_done_callback(lambda done: self._finished(due, done))
         return task
 
     def _finished(self, due: Sandbox, task: asyncio.Task[str]) -> None:
         self._running.pop(due.id, None)
-        self._metrics.deletions_running.set(len(self._running))
-        self._metrics.job_items.labels("clean", _result(task)).inc()
+        self._metrics.deletions_running.labels(self._tenant).set(len(self._running))
+        self._metrics.job_items.labels(self._tenant, "clean", _result(task)).inc()
         if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("deletion crashed", extra={"sandbox_id": due.id}, exc_info=error)
+            facts = {"tenant": self._tenant, "sandbox_id": due.id}
+            log.error("deletion crashed", extra=facts, exc_info=error)
 
 
 def _result(task: asyncio.Task[str]) -> str:

@@ -50,6 +50,7 @@ class Tools:
     sandboxes: Sandboxes
     provider: ProviderClient
     services: Services | None
+    leads_to: Callable[[str | None], bool]  # whether `provider` is the one that a sandbox's account is at
     rules: Rules
     leading: Callable[[], bool]
     may_begin: Callable[[], bool]  # leading, and not under maintenance
@@ -74,6 +75,8 @@ class Deletion:
     async def run(self) -> str:
         """Try to delete. Returns the outcome in a word; the sandbox is in a legal state whatever it is."""
         try:
+            if not self._tools.leads_to(self._held.provider):
+                return await self._elsewhere()
             if self._held.attempt >= self._rules.max_attempts:  # it killed its worker each time
                 return await self._failed("the attempts ran out before one ended")
             if (refused := await self._lease()) is not None:
@@ -114,6 +117,15 @@ class Deletion:
     async def _refused(self, why: str) -> str:
         """Another sandbox has the account: someone must look at it."""
         log.error("not deleted: the account is another sandbox's", extra=self._facts)
+        now = int(self._tools.clock())
+        failed = partial(Sandbox.fail_deletion, error=why, now=now, retry_at=None)
+        return await self._written(failed, "deletion_refused")
+
+    async def _elsewhere(self) -> str:
+        """The tenant has another provider by now, who would call this account gone, or delete one of his own."""
+        where = self._held.provider or "the installation's own provider"
+        why = f"PROVIDER_CHANGED: the account is at {where}: delete it there, or set that connection again"
+        log.error("not deleted: the tenant's provider is another now", extra=self._facts | {"why": why})
         now = int(self._tools.clock())
         failed = partial(Sandbox.fail_deletion, error=why, now=now, retry_at=None)
         return await self._written(failed, "deletion_refused")
@@ -168,7 +180,7 @@ class Deletion:
         pause_s = max(self._rules.retry_base_s, error.retry_after_s or 0)
         if is_refused_credential(error.kind):
             pause_s = REFUSED_PAUSE_S
-            todo = "the provider refuses our credential: rotate CSP_API_TOKEN"
+            todo = "no usable credential: rotate CSP_API_TOKEN, or mend the tenant's own connection"
             log.error("not deleted, and not counted", extra=facts | {"todo": todo})
         else:
             log.info("not deleted yet: the provider asks for patience", extra=facts)

@@ -15,7 +15,8 @@ async def count_pool(sandboxes: Sandboxes, gauges: GaugesStore, *, tenant: str, 
     states = {State.PENDING_DELETION: len(pending)}
     for state in set(State) - set(states):
         states[state] = await sandboxes.count(tenant, state)
-    missing = sum([await sandboxes.count(tenant, state, missing=True) for state in MISSING_MATTERS])
+    there = [state for state in MISSING_MATTERS if states[state]]
+    missing = sum([await sandboxes.count(tenant, state, missing=True) for state in there])
     snapshot = PoolGauges(at=now, states=states, missing=missing, oldest_pending_at=min(pending, default=None))
     with suppress(WriteConflict):  # a newer one is there
         await gauges.write(tenant, snapshot)

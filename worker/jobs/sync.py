@@ -9,6 +9,7 @@ import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
+from dataclasses import replace
 from heapq import nsmallest
 from typing import Final
 
@@ -30,6 +31,7 @@ from broker.store.events import Cause
 from broker.store.leader import Fence
 from broker.store.sandboxes import Sandboxes
 from broker.store.sync_state import SyncState, SyncStates
+from broker.tenant import Tenant
 from broker.wiring import Broker
 from worker.jobs.listing import Listing, fingerprint
 from worker.provider.client import MAX_LISTINGS, ListingShifted, Page, ProviderClient
@@ -46,14 +48,22 @@ Progress = Callable[[int], None]
 
 
 class Sync:
-    """One run of the sync for one tenant."""
+    """One run of the sync for one tenant.
+
+    Of a listing that tenants share, each takes what its prefixes name (`Tenant.owns`); the rest is counted as
+    NO_SANDBOX and not seen. So what was known already, when a prefix is taken away or an account renamed, is
+    missing from then on, and goes the way of all that is missing, under the same guard: available ones go stale
+    and are purged, those in use are marked and alerted on and end as ever. Until then the account stays owned:
+    the tenant that has the prefix next counts it as FOREIGN, and nobody can hand it out twice.
+    """
 
     def __init__(
         self,
         broker: Broker,
         provider: ProviderClient,
         *,
-        tenant: str,
+        tenant: Tenant,
+        origin: str | None = None,
         request_id: str,
         now: int,
         fence: Fence,
@@ -66,7 +76,9 @@ class Sync:
         self._states: SyncStates = broker.sync_states
         self._metrics: Metrics = broker.metrics
         self._provider = provider
-        self._tenant = tenant
+        self._tenant = tenant.name
+        self._owns = tenant.owns
+        self._origin = origin  # of the provider, as in Sandbox.provider
         self._request_id = request_id
         self._now = now
         self._fence = fence
@@ -118,7 +130,9 @@ class Sync:
                 listing.see(invalid.sandbox_id)
             else:
                 listing.unreadable += 1
-        accounts = self._fresh(page, listing)
+        mine = [replace(account, provider=self._origin) for account in page.accounts if self._owns(account.name)]
+        listing.explained[Explained.NO_SANDBOX] += len(page.accounts) - len(mine)
+        accounts = self._fresh(mine, listing)
         known = await self._sandboxes.find(self._tenant, (account.id for account in accounts))
         changes: list[Change] = []
         for account in accounts:
@@ -128,10 +142,10 @@ class Sync:
                 changes.append(change)
         await self._write(changes, listing)
 
-    def _fresh(self, page: Page, listing: Listing) -> list[Account]:
+    def _fresh(self, accounts: list[Account], listing: Listing) -> list[Account]:
         """The accounts that were not listed before: of entries that come twice, the first counts."""
         fresh = []
-        for account in page.accounts:
+        for account in accounts:
             if account.id in listing:
                 self._outcome["duplicate"] += 1
             else:
@@ -147,6 +161,7 @@ class Sync:
             version=self._now,  # an id that returns after a purge never repeats a version
             name=account.name,
             external_id=account.external_id,
+            provider=account.provider,
             attributes=account.attributes,
             since=self._now,
         )

@@ -104,7 +104,7 @@ class Breaker:
         """
         admitted = self.admit()
         if admitted is None:
-            self._metrics.provider_refusals.labels(self._endpoint, "BREAKER_OPEN").inc()
+            self._metrics.provider_refusals.labels(self._tenant, self._endpoint, "BREAKER_OPEN").inc()
             raise ProviderError("BREAKER_OPEN", f"ask again in {self.wait_s():.0f} s")
         try:
             yield

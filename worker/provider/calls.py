@@ -32,7 +32,11 @@ class Answer:
 
 
 def http_client(
-    base_url: str, *, connections: int, transport: httpx.AsyncBaseTransport | None
+    base_url: str,
+    *,
+    connections: int,
+    transport: httpx.AsyncBaseTransport | None,
+    verify: ssl.SSLContext | bool = True,
 ) -> httpx.AsyncClient:
     """A pool of connections that keeps no cookies: one account's session is none of the next one's business."""
     return httpx.AsyncClient(
@@ -41,14 +45,16 @@ def http_client(
         timeout=None,  # noqa: S113  each call brings its own
         cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
         transport=transport,
+        verify=verify,
     )
 
 
 class Calls:
     """Makes calls over one pool and tells how they went. Decides nothing: no retry, no breaker."""
 
-    def __init__(self, http: httpx.AsyncClient, metrics: Metrics) -> None:
+    def __init__(self, http: httpx.AsyncClient, metrics: Metrics, *, tenant: str) -> None:
         self._http = http
+        self._tenant = tenant
         self._metrics = metrics
 
     async def call(
@@ -77,6 +83,7 @@ class Calls:
         except (httpx.HTTPError, OSError) as error:  # a TLS error in the middle of a body comes as it is
             raise ProviderError(_trouble(error), type(error).__name__) from error
         finally:
+            self._metrics.provider_calls.labels(self._tenant, name).inc()
             self._metrics.provider_s.labels(name).observe(time.perf_counter() - began)
 
     async def _answer(
@@ -105,7 +112,7 @@ class Calls:
         try:
             yield
         except ProviderError as error:
-            self._metrics.provider_errors.labels(name, label(error.kind)).inc()
+            self._metrics.provider_errors.labels(self._tenant, name, label(error.kind)).inc()
             raise
 
 

@@ -71,8 +71,9 @@ class ProviderClient:
         self._sleep = sleep
 
     def states(self) -> dict[str, str]:
-        """For people, by endpoint: how the breakers stand, and the pace of deletions."""
-        return self._gates.describe()
+        """For people: how each endpoint's breaker stands, the pace of deletions, what is wrong with the secret."""
+        trouble = self._token.describe()
+        return self._gates.describe() | ({} if trouble is None else {"secret": trouble})
 
     async def pages(self) -> AsyncGenerator[Page, None]:
         """The whole listing, page by page; a page may be shorter than asked for, the last brings nothing new.

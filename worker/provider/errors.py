@@ -18,7 +18,9 @@ _OUTAGES: Final = frozenset(
     }
 )
 _SERVER_ERROR: Final = re.compile(r"HTTP_5\d\d")
-_OURS: Final = frozenset({"HTTP_401", "HTTP_403", "SECRET_UNREADABLE", "PERMIT_LAPSED"})
+_OURS: Final = frozenset(
+    {"HTTP_401", "HTTP_403", "SECRET_UNREADABLE", "SECRET_REFUSED", "BASE_URL_UNUSABLE", "PERMIT_LAPSED"}
+)
 _PASSES: Final = frozenset({"HTTP_429", "WRONG_SHAPE"})
 _STATUSES: Final = frozenset(f"HTTP_{status.value}" for status in HTTPStatus)
 

@@ -37,6 +37,7 @@ def gates_of(settings: WorkerSettings, metrics: Metrics, *, clock: Callable[[], 
         return Breaker(endpoint, tenant=settings.tenant, metrics=metrics, open_s=open_s, clock=clock)
 
     pacing = Pacing(
+        tenant=settings.tenant,
         concurrency=Span(settings.clean_concurrency_floor, settings.clean_concurrency),
         rate=Span(settings.deletes_per_s_floor, settings.deletes_per_s),
         metrics=metrics,
@@ -45,6 +46,7 @@ def gates_of(settings: WorkerSettings, metrics: Metrics, *, clock: Callable[[], 
     deletions = Admission(
         breaker("delete"),
         pacing,
+        tenant=settings.tenant,
         lapse_after_s=settings.delete_timeout_s + settings.services_timeout_s + PERMIT_MARGIN_S,
         metrics=metrics,
         clock=clock,

@@ -67,8 +67,15 @@ class Pacing:
     """Limits one tenant's deletions. Not for threads; all of it runs between two awaits."""
 
     def __init__(
-        self, *, concurrency: Span, rate: Span, metrics: Metrics, clock: Callable[[], float] = time.monotonic
+        self,
+        *,
+        tenant: str,
+        concurrency: Span,
+        rate: Span,
+        metrics: Metrics,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._tenant = tenant
         self._concurrency_span = concurrency
         self._rate_span = rate
         self._metrics = metrics
@@ -159,7 +166,7 @@ class Pacing:
         self._pace += 1
         self._slowed_at, self._slowed_by = now, account
         self._show()
-        facts = {"why": kind, "at_once": self.concurrency, "per_s": round(self._rate, 2)}
+        facts = {"tenant": self._tenant, "why": kind, "at_once": self.concurrency, "per_s": round(self._rate, 2)}
         log.warning("deletions slow down: the provider has trouble", extra=facts)
 
     def _recover(self, account: str) -> None:
@@ -171,8 +178,9 @@ class Pacing:
         self._rate = self._rate_span.hold(self._rate + self._rate_span.step)
         self._show()
         if slowed and self._rate == self._rate_span.high and self._concurrency == self._concurrency_span.high:
-            log.info("deletions are at full speed again", extra={"at_once": self.concurrency, "per_s": self._rate})
+            facts = {"tenant": self._tenant, "at_once": self.concurrency, "per_s": self._rate}
+            log.info("deletions are at full speed again", extra=facts)
 
     def _show(self) -> None:
-        self._metrics.pacing_concurrency.set(self.concurrency)
-        self._metrics.pacing_rate.set(self._rate)
+        self._metrics.pacing_concurrency.labels(self._tenant).set(self.concurrency)
+        self._metrics.pacing_rate.labels(self._tenant).set(self._rate)

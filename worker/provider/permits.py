@@ -104,12 +104,14 @@ class Admission:
         breaker: Breaker,
         pacing: Pacing,
         *,
+        tenant: str,
         lapse_after_s: float,
         metrics: Metrics,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._breaker = breaker
         self._pacing = pacing
+        self._tenant = tenant
         self._lapse_after_s = lapse_after_s
         self._metrics = metrics
         self._clock = clock
@@ -135,7 +137,7 @@ class Admission:
         return {"delete": self._breaker.describe(), "pacing": self._pacing.describe()}
 
     def _refuse(self, refusal: Refusal) -> Refusal:
-        self._metrics.provider_refusals.labels("delete", refusal.why).inc()
+        self._metrics.provider_refusals.labels(self._tenant, "delete", refusal.why).inc()
         return refusal
 
     def _take_back(self, now: float) -> None:

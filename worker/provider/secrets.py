@@ -26,7 +26,15 @@ _HEADER_TEXT: Final = re.compile(r"[\x21-\x7e]+")
 
 
 class Unreadable(Exception):
-    """The secret cannot be had where it is kept. The text never holds what was found there."""
+    """The secret cannot be had where it is kept. The text never holds what was found there.
+
+    Attributes:
+        kind: of the ProviderError that every call ends in.
+    """
+
+    def __init__(self, why: str, *, kind: str = "SECRET_UNREADABLE") -> None:
+        super().__init__(why)
+        self.kind = kind
 
 
 class Source(Protocol):
@@ -54,6 +62,20 @@ class GivenSource:
 
     async def read(self) -> str:
         return self._value
+
+
+class NoSource:
+    """There is no secret to be had, and no call to be made, until somebody mends the tenant's connection."""
+
+    def __init__(self, kind: str, why: str) -> None:
+        self._kind = kind
+        self._why = why
+
+    async def stamp(self) -> Hashable:
+        return None
+
+    async def read(self) -> str:
+        raise Unreadable(self._why, kind=self._kind)
 
 
 class FileSource:
@@ -88,11 +110,18 @@ class FileSource:
 class ManagedSource:
     """AWS Secrets Manager: `id` or `id#key`, where the secret is JSON. Asked once a minute at the most."""
 
-    def __init__(self, reference: str, *, region: str, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        reference: str,
+        *,
+        region: str,
+        session: aioboto3.Session | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._id, _, self._key = reference.partition("#")
         self._region = region
         self._clock = clock
-        self._session = aioboto3.Session()  # remembers the credentials
+        self._session = session or aioboto3.Session()  # remembers the credentials, and is not small
 
     async def stamp(self) -> Hashable:
         return int(self._clock() // REMEMBER_S)
@@ -126,8 +155,12 @@ def _at_key(text: str, key: str) -> str:
 class Secret:
     """One secret, remembered until its source may have another, or until the provider refuses it."""
 
-    def __init__(self, source: Source, *, variable: str, for_header: bool, metrics: Metrics) -> None:
+    def __init__(
+        self, source: Source, *, variable: str, for_header: bool, metrics: Metrics, tenant: str | None = None
+    ) -> None:
         self._source = source
+        self._tenant = tenant  # whose connection it is, where a tenant brings its own
+        self._trouble: Unreadable | None = None
         self._variable = variable
         self._for_header = for_header
         self._metrics = metrics
@@ -141,16 +174,23 @@ class Secret:
         """The secret as it is now; the last one known where its source is silent.
 
         Raises:
-            ProviderError: SECRET_UNREADABLE: there is none, and never was. No call can be made.
+            ProviderError: SECRET_UNREADABLE, or what else the source says: there is none, and never was. No call
+                can be made.
         """
         try:
             async with asyncio.timeout(2 * READ_S), self._lock:  # one reads, the others find what it read
                 await self._refresh()
         except (Unreadable, TimeoutError) as error:
             self._make_do(error)
-        if self._value is None:
+        if self._value is not None:
+            return self._value
+        if self._trouble is None or self._tenant is None:
             raise ProviderError("SECRET_UNREADABLE", self._variable)
-        return self._value
+        raise ProviderError(self._trouble.kind, f"{self._variable}: {self._trouble}")
+
+    def describe(self) -> str | None:
+        """For people: what is wrong with it, None where nothing is known to be."""
+        return None if self._trouble is None else f"{self._trouble.kind}: {self._trouble}"
 
     def refused(self, value: str) -> None:
         """The provider did not take `value`: read anew before the next call, once for a value and a reading."""
@@ -172,6 +212,7 @@ class Secret:
         if self._value not in (None, value):
             log.info("a secret has a new value", extra={"variable": self._variable})
         self._value = value
+        self._trouble = None
         self._is_of(stamp)
         self._metrics.secret_reads.labels(self._variable, "ok").inc()
 
@@ -188,7 +229,9 @@ class Secret:
 
     def _make_do(self, error: Exception) -> None:
         self._metrics.secret_reads.labels(self._variable, "failed").inc()
-        facts = {"variable": self._variable, "why": str(error) or type(error).__name__}
+        why = str(error) or type(error).__name__
+        self._trouble = error if isinstance(error, Unreadable) else Unreadable(why)
+        facts = {"variable": self._variable, "why": why} | ({"tenant": self._tenant} if self._tenant else {})
         if self._value is None:
             log.error("a secret cannot be read: no call can be made", extra=facts)
         else:

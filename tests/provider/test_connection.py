@@ -1,0 +1,127 @@
+"""B3: a tenant's own connection: which addresses may be called, which secrets sent, and what is one provider."""
+
+from typing import Any
+
+import pytest
+
+from broker.tenant import Provider, origin_of
+from tests.provider.conftest import settings_of
+from worker.provider.connection import Connection, connection_of
+from worker.provider.secrets import GivenSource, ManagedSource, Unreadable
+
+HELD = {
+    "CSP_API_TOKEN_TEAM": "their-token",
+    "CSP_API_TOKEN_EMPTY": "",
+    "CSP_API_TOKEN": "the-installations-own",
+    "CSP_API_TOKEN_FILE": "/run/secrets/token",
+    "CSP_API_TOKEN_SECRET": "prod/csp",
+    "BROKER_ADMIN_TOKEN": "not-for-providers",
+    "XCSP_API_TOKEN_TEAM": "not-for-providers",
+    "CSP_API_TOKEN_TEAM\n": "not-for-providers",
+}
+
+
+def connected(
+    base_url: str = "https://csp.example.org", reference: str = "env:CSP_API_TOKEN_TEAM", **more: Any
+) -> Connection:
+    settings = settings_of(**({"BROKER_ENV": "production", "CSP_API_TOKEN": "0a1b2c3d4e5f6071829a"} | more))
+    return connection_of(Provider(base_url=base_url, secret=reference), settings, environment=HELD)
+
+
+@pytest.mark.parametrize(
+    ("base_url", "why"),
+    [
+        ("http://csp.example.org", "is plain http"),
+        ("ftp://csp.example.org", "must begin with https://"),
+        ("csp.example.org", "must begin with https://"),
+        ("", "must begin with https://"),
+        ("https://user:word@csp.example.org", "neither user nor password"),
+        ("https://user@csp.example.org", "neither user nor password"),
+        ("https://csp.example.org/?token=word", "neither query nor fragment"),
+        ("https://csp.example.org/#x", "neither query nor fragment"),
+        ("https://csp.example.org:port", "is no URL"),
+        ("https://", "plain URL"),
+        ("https:///path", "plain URL"),
+        ("https://csp.example.org\\@elsewhere.example.org", "neither user nor password"),
+        ("https://csp.example.org/a b", "plain URL"),
+        (" https://csp.example.org", "plain URL"),
+        ("https://csp.example.org\n", "plain URL"),
+        ("https://csp.ex\u00e4mple.org", "plain URL"),
+    ],
+)
+async def test_an_address_that_may_not_be_called_never_is_and_its_name_says_why(base_url: str, why: str) -> None:
+    connection = connected(base_url)
+
+    with pytest.raises(Unreadable, match=why) as refused:
+        await connection.source.read()
+    assert refused.value.kind == "BASE_URL_UNUSABLE"
+    assert "word" not in str(refused.value).replace("password", "")
+    assert (connection.usable, connection.base_url) == (False, "https://unusable.invalid")
+
+
+@pytest.mark.parametrize(
+    "base_url", ["https://csp.example.org", "https://csp.example.org:8443/a/v1/", "https://[::1]:8443"]
+)
+async def test_a_plain_address_may_be_called(base_url: str) -> None:
+    assert (connected(base_url).usable, connected(base_url).base_url) == (True, base_url)
+    assert connected("http://127.0.0.1:9100", BROKER_ENV="development").usable
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "BROKER_ADMIN_TOKEN",
+        "AWS_SECRET_ACCESS_KEY",
+        "CSP_API_TOKEN",
+        "CSP_API_TOKEN_",
+        "CSP_API_TOKEN_FILE",
+        "CSP_API_TOKEN_SECRET",
+        "XCSP_API_TOKEN_TEAM",
+        "CSP_API_TOKEN_TEAM\n",
+        " CSP_API_TOKEN_TEAM",
+        "csp_api_token_team",
+        "",
+    ],
+)
+async def test_no_other_variable_may_be_named(name: str) -> None:
+    connection = connected(reference=f"env:{name}")
+
+    with pytest.raises(Unreadable, match="begins with CSP_API_TOKEN_ and no other") as refused:
+        await connection.source.read()
+    assert refused.value.kind == "SECRET_REFUSED"
+    assert not connection.usable
+
+
+async def test_a_variable_that_may_be_named_is_the_token_or_is_not_set() -> None:
+    assert await connected().source.read() == "their-token"
+    for name in ("CSP_API_TOKEN_EMPTY", "CSP_API_TOKEN_NONE"):
+        with pytest.raises(Unreadable, match=f"{name} is not set") as missing:
+            await connected(reference=f"env:{name}").source.read()
+        assert missing.value.kind == "SECRET_UNREADABLE"
+
+
+def test_any_other_reference_is_a_secret_of_secrets_manager() -> None:
+    assert isinstance(connected(reference="teams/one#token").source, ManagedSource)
+
+
+def test_without_a_provider_of_its_own_a_tenant_has_the_environments() -> None:
+    connection = connection_of(None, settings_of(), environment=HELD)
+
+    assert isinstance(connection.source, GivenSource)
+    assert (connection.base_url, connection.origin, connection.own) == (settings_of().provider_url, None, False)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("https://csp.example.org", "https://CSP.example.org/", True),
+        ("https://csp.example.org", "https://csp.example.org:443/v1", True),
+        ("https://csp.example.org", "https://csp.example.org./v1", True),
+        ("https://csp.example.org", "https://csp.example.com", False),
+        ("https://csp.example.org", "https://csp.example.org:8443", False),
+    ],
+)
+def test_which_connections_lead_to_one_provider(one: str, other: str, same: bool) -> None:
+    assert (origin_of(one) == origin_of(other)) is same
+    own = connection_of(Provider(base_url=other, secret="x"), settings_of(CSP_BASE_URL=one), environment=HELD)
+    assert (own.origin is None) is same, "the environment's own, under whatever spelling"
