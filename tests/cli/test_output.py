@@ -10,6 +10,7 @@ import pytest
 from broker.job import JobState
 from broker.policy import Explained, Suspicion
 from broker.sandbox import State
+from broker.store.leader import LEADER_SCOPE
 from broker.store.sync_state import SyncState
 from tests.api.service import ADMIN, Api
 from tests.api.test_admin_lists import in_state, put
@@ -45,7 +46,7 @@ async def trouble(api: Api) -> None:
         missing=6,
         suspicion=Suspicion(sketch=frozenset({6}), times=2, since=NOW, counted_at=NOW),
     )
-    async with a_leader(api.core) as leadership:
+    async with a_leader(api.core, scope=LEADER_SCOPE) as leadership:
         await api.core.sync_states.write("acme", state, after=None, fence=leadership.fence)
 
 
