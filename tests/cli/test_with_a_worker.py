@@ -55,7 +55,7 @@ async def test_a_listing_that_is_not_believed_is_seen_and_confirmed_from_the_she
     assert "6 of 10 expected were missing" in seen.out
     assert (confirmed.code, "6 stale" in confirmed.out) == (0, True)
     assert "NOT believed" not in believed.out
-    assert (status.json["stats"]["stale"], status.json["worker"]["pool_counted_s_ago"] is not None) == (6, True)
+    assert (status.json["stats"]["stale"], status.json["worker"]["counted_s_ago"] is not None) == (6, True)
 
 
 async def test_deletions_that_failed_for_good_are_found_and_tried_again_from_the_shell(

@@ -4,9 +4,11 @@ from typing import Any
 
 import pytest
 
+from broker.metrics import Metrics
 from broker.tenant import Provider, origin_of
 from tests.provider.conftest import settings_of
 from worker.provider.connection import Connection, connection_of
+from worker.provider.door import open_provider
 from worker.provider.secrets import GivenSource, ManagedSource, Unreadable
 
 HELD = {
@@ -125,3 +127,20 @@ def test_which_connections_lead_to_one_provider(one: str, other: str, same: bool
     assert (origin_of(one) == origin_of(other)) is same
     own = connection_of(Provider(base_url=other, secret="x"), settings_of(CSP_BASE_URL=one), environment=HELD)
     assert (own.origin is None) is same, "the environment's own, under whatever spelling"
+
+
+async def test_services_are_cleared_at_the_environments_provider_alone() -> None:
+    """Signing in elsewhere would show another provider the installation's password."""
+    settings = settings_of(
+        NIOSXAAS_ENABLED="true", NIOSXAAS_EMAIL="a@example.org", NIOSXAAS_PASSWORD="pw", NIOSXAAS_NAME_FILTER="x-"
+    )
+    own = connection_of(Provider(base_url="https://other.example.org", secret="x"), settings, environment=HELD)
+
+    async with (
+        open_provider(settings, Metrics()) as ours,
+        open_provider(settings, Metrics(), connection=own) as theirs,
+    ):
+        assert ours.services is not None
+        assert theirs.services is None
+        assert [theirs.leads_to(provider) for provider in (None, "other.example.org:443")] == [False, True]
+        assert ours.leads_to(None)
