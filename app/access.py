@@ -1,15 +1,16 @@
 """Who may call what: one table of every route and its role. What is not in it is closed to everybody."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Final
 
 from fastapi import Depends, FastAPI, Request
+from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute, RouteContext, iter_route_contexts
 from fastapi.security import HTTPBearer
 
 from app.auth import Credential
-from broker.errors import BrokerError, PlatformOnly, RoleMissing, Unauthenticated
+from broker.errors import BrokerError, InvalidInput, PlatformOnly, RoleMissing, Unauthenticated
 from broker.role import IMPLIED, Role
 
 
@@ -111,6 +112,30 @@ async def admitted(request: Request) -> None:
         raise RoleMissing(needed=access.role, held=credential.role)
     if access.platform and not credential.platform:
         raise PlatformOnly
+    if access.role is not Role.TRACK:
+        _knows_its_query(request)
+
+
+def _knows_its_query(request: Request) -> None:
+    """An operator's misspelled filter, or another tenant's name where none is taken, must not seem to have worked.
+
+    Scripts of tracks in the field may send what they like.
+
+    Raises:
+        InvalidInput: the route takes no such parameter.
+    """
+    known = set(_query_of(request.scope["route"].dependant))
+    if unknown := sorted(set(request.query_params) - known):
+        takes = ", ".join(sorted(known)) or "none"
+        raise InvalidInput(f"query.{unknown[0]}", f"is not a parameter of this route; it takes {takes}")
+
+
+def _query_of(dependant: Dependant) -> Iterator[str]:
+    """The names of what a route takes in its query, those of its dependencies included."""
+    for parameter in dependant.query_params:
+        yield parameter.alias
+    for inner in dependant.dependencies:
+        yield from _query_of(inner)
 
 
 async def caller_of(request: Request, _: Annotated[object, Depends(bearer)]) -> Credential:

@@ -116,7 +116,9 @@ async def wish_of(
 
 def cause_of(request: Request, credential: Credential, action: str, *, reason: str | None = None) -> Cause:
     request_id = request.scope["state"]["request_id"]
-    return Cause(actor=credential.name, action=action, request_id=request_id, reason=reason)
+    return Cause(
+        actor=credential.name, action=action, request_id=request_id, reason=reason, tenant=credential.tenant
+    )
 
 
 def note(request: Request, outcome: str, **facts: object) -> None:

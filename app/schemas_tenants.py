@@ -167,11 +167,17 @@ class PoolIn(BaseModel):
 
 
 class PoolsOut(BaseModel):
-    """What is drained. Every process goes by it within about 2 seconds."""
+    """What is drained, every process goes by it within about 2 seconds; and how full the quota is."""
 
+    tenant: str = Field(description="Whose pools these are.")
+    max_live: int | None = Field(description="Sandboxes that may be held at once; null: no limit.")
+    held: int | None = Field(description="How many of them are held; null where there is no limit.")
     state: Literal["active", "drained"] = Field(description="drained: all of the tenant is.")
     drained: list[DrainOut]
 
     @classmethod
-    def of(cls, tenant: Tenant) -> Self:
-        return cls(state=tenant.state.value, drained=_drained(tenant))
+    def of(cls, tenant: Tenant, *, held: int | None) -> Self:
+        most = tenant.limits.max_live
+        return cls(
+            tenant=tenant.name, max_live=most, held=held, state=tenant.state.value, drained=_drained(tenant)
+        )

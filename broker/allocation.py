@@ -19,10 +19,10 @@ import asyncio
 import random
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Final, Self
+from typing import Final, Self, TypeVar
 
 from broker.candidates import Candidates
 from broker.errors import (
@@ -59,6 +59,7 @@ LOOK_AFTER_S: Final = (0.02, 0.05, 0.1)
 """Pauses before looking whether a claim has come to be; each jittered by +-50 %."""
 DEADLINE_S: Final = 12.0
 EMPTY_RETRY_AFTER_S: Final = 10
+Taken = TypeVar("Taken")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -214,18 +215,8 @@ class Allocator:
         troubles = 0
         try:
             for _ in range(MAX_TRANSACTIONS):
-                if (limit := tenant.limits.max_live) is not None and lent.slot is None:
-                    lent.slot = await self._quota.take(tenant.name, limit)
-                    if lent.slot is None:
-                        lent.unused()
-                        return await self._held_or_refuse(tenant.name, wish, QuotaExceeded(limit)), False
-                lent.sandbox = lent.sandbox or await self._take(tenant.name, pool, wish)
-                if lent.sandbox is None:
-                    lent.unused()
-                    none_left = NoSandboxAvailable(
-                        wish.prefix, retry_after_s=EMPTY_RETRY_AFTER_S, drained=pool.without
-                    )
-                    return await self._held_or_refuse(tenant.name, wish, none_left), False
+                if (refusal := await self._lend(lent, tenant, wish)) is not None or lent.sandbox is None:
+                    return await self._held_or_refuse(tenant.name, wish, refusal or AllocationInProgress()), False
                 answer = await self._transact(lent.sandbox, lent.slot, tenant, wish, cause, attempt_id)
                 if isinstance(answer, Claim):
                     lent.took()
@@ -245,10 +236,28 @@ class Allocator:
         finally:
             lent.cut_short()
 
-    async def _take(self, tenant: str, pool: Pool, wish: Wish) -> Sandbox | None:
-        """The next candidate. Where the index cannot be asked, whoever holds a sandbox is served all the same."""
+    async def _lend(self, lent: Lent, tenant: Tenant, wish: Wish) -> BrokerError | None:
+        """Put into these hands what is to be tried: a slot under a quota, then a sandbox. Returns the refusal.
+
+        In this order: who waited for a slot with a sandbox in hand would wait for one who waits for the sandbox.
+        """
+        limit = tenant.limits.max_live
+        if limit is not None and lent.slot is None:
+            lent.slot = await self._or_claim(self._quota.take(tenant.name, limit), tenant.name, wish)
+            if lent.slot is None:
+                return QuotaExceeded(limit)
+        if lent.sandbox is None:
+            lent.sandbox = await self._or_claim(self._candidates.take(tenant.name, lent.pool), tenant.name, wish)
+            if lent.sandbox is None:
+                lent.unused()
+                drained = lent.pool.without
+                return NoSandboxAvailable(wish.prefix, retry_after_s=EMPTY_RETRY_AFTER_S, drained=drained)
+        return None
+
+    async def _or_claim(self, taking: Awaitable[Taken | None], tenant: str, wish: Wish) -> Taken | None:
+        """What is taken to try. Where the store does not tell, whoever holds a sandbox is served all the same."""
         try:
-            return await self._candidates.take(tenant, pool)
+            return await taking
         except BrokerError:
             if (claim := await self._claims.get(tenant, wish.holder, wish.key)) is None:
                 raise

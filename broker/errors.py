@@ -162,8 +162,9 @@ class QuotaExceeded(BrokerError):
     code = "QUOTA_EXCEEDED"
 
     def __init__(self, limit: int, *, retry_after_s: int = 10) -> None:
+        full = f"All {limit} sandboxes that may be held at once are held. One that is released makes room."
         super().__init__(
-            f"All {limit} sandboxes that may be held at once are held. One that is released makes room.",
+            full if limit else "This tenant may hold no sandboxes.",
             retry_after_s=retry_after_s,
             details={"limit": limit},
         )
@@ -212,7 +213,7 @@ class ExtensionLimit(BrokerError):
     code = "EXTENSION_LIMIT"
 
     def __init__(self, *, max_expires_at: int, left_s: int) -> None:
-        more = f"{left_s} s more at most: ask for less than that" if left_s > 0 else "no longer than it is"
+        more = f"for {left_s} s from now at the most" if left_s > 0 else "no longer than it is"
         super().__init__(
             f"This allocation can be held {more}. It ends at {max_expires_at} (Unix seconds) at the latest.",
             details={"max_expires_at": max_expires_at},

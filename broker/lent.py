@@ -63,17 +63,16 @@ class Lent:
         if sandbox.condition_failed:
             present = sandbox_from(sandbox.item) if sandbox.item else None
             if present is not None and present.state is State.AVAILABLE:
-                if self.pool.holds(present.name) and not claim.condition_failed:
+                retaken = slot and slot[0].code != "None"  # nobody waits for a slot with a sandbox in hand
+                if self.pool.holds(present.name) and not claim.condition_failed and not retaken:
                     return present
                 self.candidates.contested(tried, self.pool)  # still to be had, by others or later
             else:
                 self.candidates.lost(tried, self.pool, version=present.version if present else 0)
         elif sandbox.code != "None" or claim.conflict:
             self.candidates.contested(tried, self.pool)
-        elif claim.condition_failed:
+        elif claim.condition_failed or (slot and slot[0].code != "None"):
             self.candidates.unused(tried, self.pool)
-        elif slot and slot[0].code != "None":
-            return tried  # with another slot
         else:
             self.candidates.contested(tried, self.pool)
         return None

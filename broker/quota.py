@@ -33,6 +33,7 @@ class _Shelf:
     doubts: int = 0
     shown_at: float = -1.0  # when the last read began that was answered
     full: bool = False  # what it showed
+    below: int = 0  # slots up to here may be filled: see _below()
     reading: asyncio.Task[None] | None = None
     settled: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -82,9 +83,13 @@ class Quota:
     def unused(self, tenant: str, slot: int) -> None:
         """The transaction was refused for another reason: the next one may have it."""
         if shelf := self._shelves.get(tenant):
-            if slot < shelf.limit:
+            if slot < shelf.below:
                 shelf.empty.append(slot)
             self._settle(shelf, slot)
+
+    async def held(self, tenant: str) -> int:
+        """How many slots are filled now, read consistently."""
+        return len(await self._slots.used(tenant))
 
     async def seat(self, tenant: str, limit: int) -> Counter[str]:
         """Give a slot to what was allocated before there was a limit, and one below it to what lies beyond.
@@ -116,7 +121,7 @@ class Quota:
     def _pop(self, shelf: _Shelf) -> int | None:
         while shelf.empty:
             slot = shelf.empty.pop()
-            if slot < shelf.limit and slot not in shelf.lent:
+            if slot < shelf.below and slot not in shelf.lent:
                 shelf.lent.add(slot)
                 return slot
         return None
@@ -135,6 +140,18 @@ class Quota:
         began, limit = self._monotonic(), shelf.limit
         used = await self._slots.used(tenant)
         shelf.shown_at, shelf.full, shelf.doubts = began, len(used) >= limit, 0
-        empty = [slot for slot in range(limit) if slot not in used and slot not in shelf.lent]
-        random.shuffle(empty)
-        shelf.empty = empty[: max(0, limit - len(used | shelf.lent))]  # some lie beyond a limit that was lowered
+        shelf.below = _below(used, limit)
+        shelf.empty = [slot for slot in range(shelf.below) if slot not in used and slot not in shelf.lent]
+        random.shuffle(shelf.empty)
+
+
+def _below(used: frozenset[int], limit: int) -> int:
+    """Slots below this bound may be filled: with all of them full, no more than `limit` would be held.
+
+    It is the limit itself, unless slots lie beyond one that was lowered. Two processes that saw others at
+    different moments have different bounds; the later ones are larger, and each of them keeps the promise.
+    """
+    below = limit
+    while below > 0 and below + sum(slot >= below for slot in used) > limit:
+        below -= 1
+    return below

@@ -1,6 +1,6 @@
 """A tenant: whose sandboxes these are, from which provider they come, and how much of them it may hold. Pure."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Self
@@ -78,9 +78,21 @@ class Tenant:
     def state(self) -> TenantState:
         return TenantState.DRAINED if "" in self.drained else TenantState.ACTIVE
 
-    def owns(self, account_name: str) -> bool:
-        """Whether an account of this name is one of its pool."""
-        return not self.prefixes or account_name.startswith(self.prefixes)
+    def rivals(self, tenants: Iterable["Tenant"]) -> tuple[str, ...]:
+        """The prefixes of the other tenants whose sandboxes come from the same provider."""
+        where = self.provider and self.provider.base_url
+        others = [t for t in tenants if t.name != self.name and (t.provider and t.provider.base_url) == where]
+        return tuple(prefix for other in others for prefix in other.prefixes)
+
+    def owns(self, account_name: str, rivals: tuple[str, ...] = ()) -> bool:
+        """Whether an account of this name is one of its pool: of several prefixes that fit, the longest has it.
+
+        Who has no prefixes has what no rival's prefix names. An equal prefix of two is whoever's was first.
+        """
+        fits = [len(prefix) for prefix in self.prefixes or ("",) if account_name.startswith(prefix)]
+        if not fits:
+            return False
+        return not any(len(rival) > max(fits) and account_name.startswith(rival) for rival in rivals)
 
     def drain_of(self, name: str) -> tuple[str, Drain] | None:
         """The drained pool, the widest one, that a sandbox of this name, or every one that begins so, is in."""

@@ -6,7 +6,7 @@ PROGRAM: Final = "sandbox-broker"
 
 TODO: Final[dict[str, str]] = {
     "UNAUTHENTICATED": "BROKER_ADMIN_TOKEN (or --token-file) holds no token of this broker.",
-    "FORBIDDEN": "Use the token of an admin or an operator.",
+    "FORBIDDEN": "Use a token or key of that role.",
     "NOT_FOUND": f"The broker at this address is of another release than this {PROGRAM}.",
     "SANDBOX_NOT_FOUND": f"Those that there are: {PROGRAM} list.",
     "SANDBOX_WRONG_STATE": f"Why it is so: {PROGRAM} show ID.",

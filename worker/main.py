@@ -31,6 +31,9 @@ from worker.schedule import Schedule
 log = logging.getLogger("worker")
 
 RETRY_BOOT_S: Final = 1.0
+RESOLVERS: Final = "128"
+"""Threads in which names are resolved, of all providers and of the store. A name server that hangs for one
+tenant's provider takes several; of the four that there are by default it would take all."""
 DRAIN_SHARE: Final = 0.8
 """Of the drain's time, for what is in hand; the rest is for handing the lead over and closing."""
 STALLED_LOOKS: Final = 20
@@ -206,6 +209,7 @@ async def _drain(settings: WorkerSettings, roster: Roster, schedule: Schedule) -
 
 def main() -> int:
     """Run the worker; the exit code is the process's."""
+    os.environ.setdefault("UV_THREADPOOL_SIZE", RESOLVERS)
     settings = begin(WorkerSettings, module="worker", what="The sandbox broker's worker.")
     if isinstance(settings, int):
         return settings

@@ -6,7 +6,7 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Request, status
 
 from app.auth import Credential
-from app.deps import Core, OperatorCaller, PlatformAdmin, Settings, ViewerCaller, body_of, cause_of, note
+from app.deps import Core, OperatorCaller, Parts, PlatformAdmin, Settings, ViewerCaller, body_of, cause_of, note
 from app.openapi import answers, takes
 from app.schemas_tenants import (
     MAX_DRAINED,
@@ -93,7 +93,7 @@ async def change(
 @router.get("/pools", response_model=PoolsOut, responses=answers("What is drained."))
 async def pools(caller: ViewerCaller, core: Core) -> PoolsOut:
     """Show which pools of the caller's tenant hand out nothing new, since when and why."""
-    return PoolsOut.of(await core.broker.tenants.get(caller.tenant))
+    return await _pools(await core.broker.tenants.get(caller.tenant), core)
 
 
 @router.post(
@@ -126,7 +126,12 @@ async def set_pool(
             )
         return tenant.drain(wanted.prefix, Drain(reason=wanted.reason, by=caller.name, at=int(now)))
 
-    return PoolsOut.of(await core.broker.tenants.change(caller.tenant, edit, cause, now=now))
+    return await _pools(await core.broker.tenants.change(caller.tenant, edit, cause, now=now), core)
+
+
+async def _pools(tenant: Tenant, core: Parts) -> PoolsOut:
+    limited = tenant.limits.max_live is not None
+    return PoolsOut.of(tenant, held=await core.broker.quota.held(tenant.name) if limited else None)
 
 
 def _within_sight(caller: Credential, tenant: str) -> None:

@@ -20,6 +20,12 @@ class Cause:
     action: str
     request_id: str
     reason: str | None = None
+    tenant: str | None = None  # the actor's own, where that is known: what it does to another's is told there, too
+
+
+def told_to(cause: Cause, tenant: str) -> list[str]:
+    """Among whose events a change of something of `tenant` is told: its own, and those of who did it."""
+    return list(dict.fromkeys([tenant, cause.tenant or tenant]))
 
 
 class Events:

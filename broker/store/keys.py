@@ -12,7 +12,7 @@ from broker.key import Key, KeyState
 from broker.role import Role
 from broker.store import table
 from broker.store.client import StoreClient, TransactionRefused
-from broker.store.events import Cause, Events
+from broker.store.events import Cause, Events, told_to
 from broker.store.table import Item
 from broker.store.tenants import Tenants
 
@@ -78,7 +78,7 @@ class Keys:
             TenantNotFound: there is none of this name.
             StoreThrottled, StoreUnavailable: repeat; a key that was written after all is one that nobody knows.
         """
-        await self._add(key, [await self._event(None, key, cause, now=now)], now=now)
+        await self._add(key, await self._events_of(None, key, cause, now=now), now=now)
 
     async def rotate(self, before: Key, key: Key, cause: Cause, *, ends_at: int, now: float) -> Key:
         """Add `key` in the place of `before`, which ends at `ends_at`, with both events. Returns the old one.
@@ -88,7 +88,8 @@ class Keys:
             StoreThrottled, StoreUnavailable: repeat.
         """
         after = before.give_way(key.id, at=ends_at)
-        events = [await self._event(None, key, cause, now=now), await self._event(before, after, cause, now=now)]
+        made = await self._events_of(None, key, cause, now=now)
+        events = made + await self._events_of(before, after, cause, now=now)
         await self._add(key, [*events, self._update(before, after)], now=now)
         return after
 
@@ -106,9 +107,8 @@ class Keys:
             if (after := edit(before)) is before:
                 return before
             try:
-                await self._client.transact(
-                    self._update(before, after), await self._event(before, after, cause, now=now)
-                )
+                told = await self._events_of(before, after, cause, now=now)
+                await self._client.transact(self._update(before, after), *told)
             except TransactionRefused as refused:
                 if failure := refused.failure():
                     raise failure from refused
@@ -165,19 +165,25 @@ class Keys:
         version = {":version": table.encode_value(before.version)}
         return self._client.update(table.api_key_key(after.id), change, "version = :version", version)
 
-    async def _event(self, before: Key | None, after: Key, cause: Cause, *, now: float) -> dict[str, Any]:
+    async def _events_of(
+        self, before: Key | None, after: Key, cause: Cause, *, now: float
+    ) -> list[dict[str, Any]]:
+        """Its event; and another among those of who did it, where that is another tenant's."""
         told_before, told_after = ({} if before is None else _told(before)), _told(after)
         differ = [name for name in _TOLD if told_before.get(name) != told_after.get(name)]
-        return self._events.note(
-            cause,
-            subject=f"key:{after.id}",
-            before=None if before is None else json.dumps({name: told_before[name] for name in differ}),
-            after=json.dumps({name: told_after[name] for name in differ}),
-            version=after.version,
-            tenant=after.tenant,
-            now=now,
-            shards=await self._tenants.shards(after.tenant),
-        )
+        return [
+            self._events.note(
+                cause,
+                subject=f"key:{after.id}",
+                before=None if before is None else json.dumps({name: told_before[name] for name in differ}),
+                after=json.dumps({name: told_after[name] for name in differ}),
+                version=after.version,
+                tenant=tenant,
+                now=now,
+                shards=await self._tenants.shards(tenant),
+            )
+            for tenant in told_to(cause, after.tenant)
+        ]
 
     def _all(self, tenant: str, now: float) -> dict[str, Any]:
         """The arguments of a query for a tenant's keys."""

@@ -11,7 +11,7 @@ from typing import Any, Final
 from broker.errors import StoreUnavailable, TenantExists, TenantNotFound, WriteConflict
 from broker.store import table
 from broker.store.client import StoreClient, TransactionRefused
-from broker.store.events import Cause, Events
+from broker.store.events import Cause, Events, told_to
 from broker.store.known import Known
 from broker.store.table import Item
 from broker.tenant import Drain, Limits, Provider, Tenant
@@ -112,9 +112,7 @@ class Tenants:
         item = _facts(created) | table.encode({"shards": self._default_shards}) | keys
         put = self._client.put(item | table.tenant_key(tenant.name), "attribute_not_exists(pk)")
         try:
-            await self._client.transact(
-                put, self._event(None, created, cause, now=now, shards=self._default_shards)
-            )
+            await self._client.transact(put, *await self._events_of(None, created, cause, now=now))
         except TransactionRefused as refused:
             raise (refused.failure() or TenantExists(tenant.name)) from refused
         self._known.forget(table.tenant_key(tenant.name))
@@ -152,27 +150,30 @@ class Tenants:
             "version = :version" if before.version else "attribute_exists(pk) AND attribute_not_exists(version)"
         )
         seen = {":version": table.encode_value(before.version)} if before.version else None
-        shards = await self.shards(after.name)
-        await self._client.transact(
-            self._client.update(table.tenant_key(after.name), change, condition, seen),
-            self._event(before, after, cause, now=now, shards=shards),
-        )
+        update = self._client.update(table.tenant_key(after.name), change, condition, seen)
+        await self._client.transact(update, *await self._events_of(before, after, cause, now=now))
 
-    def _event(
-        self, before: Tenant | None, after: Tenant, cause: Cause, *, now: float, shards: int
-    ) -> dict[str, Any]:
+    async def _events_of(
+        self, before: Tenant | None, after: Tenant, cause: Cause, *, now: float
+    ) -> list[dict[str, Any]]:
+        """Its event; and another among those of who did it, where that is another tenant's."""
         told_before, told_after = {} if before is None else _told(before), _told(after)
         differ = {name for name, value in told_after.items() if told_before.get(name) != value}
-        return self._events.note(
-            cause,
-            subject="tenant",
-            before=None if before is None else json.dumps({name: told_before[name] for name in sorted(differ)}),
-            after=json.dumps({name: told_after[name] for name in sorted(differ)}),
-            version=after.version,
-            tenant=after.name,
-            now=now,
-            shards=shards,
-        )
+        return [
+            self._events.note(
+                cause,
+                subject="tenant" if tenant == after.name else f"tenant:{after.name}",
+                before=None
+                if before is None
+                else json.dumps({name: told_before[name] for name in sorted(differ)}),
+                after=json.dumps({name: told_after[name] for name in sorted(differ)}),
+                version=after.version,
+                tenant=tenant,
+                now=now,
+                shards=await self.shards(tenant),
+            )
+            for tenant in told_to(cause, after.name)
+        ]
 
 
 def _told(tenant: Tenant) -> dict[str, Any]:

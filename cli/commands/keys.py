@@ -93,7 +93,7 @@ def create(
 
     \b
     Examples:
-      sandbox-broker keys create 'kubernetes-101 tracks' --role track --expires-in-days 90 > token
+      sandbox-broker keys create k8s-101 --role track --expires-in-days 90 > token
       sandbox-broker keys create grafana --role viewer --tenant north
     """
     body = {"name": name, "role": role} | ({} if days is None else {"expires_in_days": days})
@@ -122,7 +122,7 @@ def rotate(
     \b
     Examples:
       sandbox-broker keys rotate k7m2x9q4w1zb > token
-      sandbox-broker keys rotate k7m2x9q4w1zb --overlap 0     # the old one ends now
+      sandbox-broker keys rotate k7m2x9q4w1zb --overlap 0
     """
     made = api_of(context).post(f"{_PATH}/{key_id}/rotate", {"overlap_s": overlap_s}, tenant=tenant)
     _tell(made, as_json=as_json)
@@ -153,7 +153,8 @@ def _tell(made: Body, *, as_json: bool) -> None:
     else:
         emit_line(made["token"])
     say(f"key {made['id']} ({made['name']}): {made['role']} of {made['tenant']}, {_end(made) or 'never ends'}.")
-    say(f"The token is shown this once. Lost: {PROGRAM} keys rotate {made['id']} --overlap 0")
+    again = f"{PROGRAM} keys rotate {made['id']} --tenant {made['tenant']} --overlap 0"
+    say(f"The token is shown this once. Lost: {again}")
 
 
 def _state(key: Body) -> str | Text:

@@ -62,7 +62,12 @@ def open_(context: typer.Context, prefix: Prefix, reason: Reason, as_json: Json 
         emit_json(now)
         return
     left = ", ".join(d["prefix"] or "all" for d in now["drained"])
-    emit_line(f"{prefix or 'all'} open, everywhere within about 2 s.{f' Still drained: {left}.' if left else ''}")
+    shut = [d["prefix"] for d in now["drained"] if prefix.startswith(d["prefix"])]
+    if shut:
+        emit_line(f"{prefix or 'all'} stays shut: it lies within {shut[0] or 'all'}, which is drained.")
+    else:
+        still = f" Still drained: {left}." if left else ""
+        emit_line(f"{prefix or 'all'} open, everywhere within about 2 s.{still}")
 
 
 def _set(context: typer.Context, prefix: str, state: str, reason: str) -> Body:

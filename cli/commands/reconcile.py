@@ -18,7 +18,7 @@ MEANING: Final[dict[str, str]] = {
     "failed": f"its deletion failed for good: {PROGRAM} dead-letters",
     "quarantined": "taken out of the pool by an operator",
     "foreign": "another tenant's, or another sandbox's",
-    "no_sandbox": "of another type, or not active",
+    "no_sandbox": "of another type, not active, or not of this tenant's prefixes",
     "unknown": "nothing explains it: someone must look",
 }
 

@@ -49,6 +49,7 @@ def _asked(api: Api) -> dict[str, Body]:
     parts: dict[str, Callable[[], Body]] = {
         "ready": api.ready,
         "worker": lambda: api.get("/v1/admin/worker", patient=False),
+        "pools": lambda: api.get("/v1/admin/pools", patient=False),
         "mode": lambda: api.get("/v1/admin/mode", patient=False),
         "stats": lambda: api.get("/v1/admin/stats", patient=False),
         "running": lambda: api.get("/v1/admin/jobs", patient=False, state="running", limit=200),
@@ -89,6 +90,16 @@ def _mode(mode: Body) -> Facts:
             "mode",
             trouble(f"{mode['mode']} by {mode['by']}: {mode['reason']}. Back: {PROGRAM} mode open --reason '...'"),
         )
+
+
+def _pools(pools: Body) -> Facts:
+    yield "tenant", pools["tenant"]
+    for pool in pools["drained"]:
+        what = f"{pool['prefix']}*" if pool["prefix"] else "all"
+        yield "drained", trouble(f"{what} by {pool['by']}: {pool['reason']}")
+    if pools["max_live"] is not None:
+        text = f"{pools['held']} of {pools['max_live']} held"
+        yield "quota", trouble(text) if pools["held"] >= pools["max_live"] else text
 
 
 def _ready(ready: Body) -> Facts:
@@ -151,12 +162,14 @@ def _reconciled(seen: Body) -> Facts:
     if seen["at"] is None:
         yield "last sync", trouble("none has read a listing yet")
         return
-    unknown = seen["accounts"].get("unknown", 0)
-    text = f"{span(seen['age_s'])} ago, {seen['listed']} accounts, {unknown} unexplained. {belief(seen)}"
+    unknown, foreign = seen["accounts"].get("unknown", 0), seen["accounts"].get("foreign", 0)
+    others = f", {foreign} other tenants'" if foreign else ""
+    text = f"{span(seen['age_s'])} ago, {seen['listed']} accounts{others}, {unknown} unexplained. {belief(seen)}"
     yield "last sync", trouble(f"{text} {PROGRAM} reconcile") if unknown or not seen["believed"] else text
 
 
 _TOLD: Final[dict[str, Callable[[Any], Facts]]] = {
+    "pools": _pools,
     "mode": _mode,
     "ready": _ready,
     "worker": _worker,

@@ -123,9 +123,8 @@ def create(
 
     \b
     Examples:
-      sandbox-broker tenants create north --prefix north- --max-live 200 --reason CHG-812
-      sandbox-broker tenants create south --provider-url https://csp.example.org \\\\
-          --provider-secret sandbox-broker/south/csp --reason CHG-813
+      sandbox-broker tenants create north --prefix north- --reason CHG-812
+      sandbox-broker tenants create south --max-live 200 --reason CHG-813
     """
     facts = _facts(max_live, lease, max_extension, requests, provider_url, provider_secret, prefix)
     made = api_of(context).post("/v1/admin/tenants", {"name": tenant, **facts, "reason": reason})
@@ -151,8 +150,8 @@ def set_(
 
     \b
     Examples:
-      sandbox-broker tenants set north --max-live 300 --reason 'a larger course'
-      sandbox-broker tenants set north --lease default --reason 'as everybody else'
+      sandbox-broker tenants set north --max-live 300 --reason CHG-815
+      sandbox-broker tenants set north --lease default --reason CHG-814
     """
     facts = _facts(max_live, lease, max_extension, requests, provider_url, provider_secret, prefix)
     if not facts:

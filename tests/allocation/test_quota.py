@@ -289,6 +289,78 @@ async def test_a_lowered_limit_takes_nothing_away_and_holds_as_soon_as_enough_ha
     assert await audit(core) == {"allocated": 2, "pending_deletion": 5, "available": 5}
 
 
+async def test_a_lowered_limit_is_not_exceeded_out_of_what_processes_have_in_stock(
+    core: Broker, other: Broker
+) -> None:
+    """Ten of twenty end, others lie beyond the new limit: what each process thinks is empty must not add up."""
+    await fill(core, 40)
+    await limit(core, 20, other)
+    held = [await allocate(core, f"student-{n}") for n in range(10)]
+    rows = {slot: item for item in held if (slot := (await _slot(core, item.sandbox_id))) is not None}
+    await limit(core, 10, other)
+    for slot, item in list(rows.items())[:5]:
+        await release(core, item.sandbox_id, f"student-{held.index(item)}")
+        assert slot >= 0
+
+    answers = [await attempt(broker, f"late-{n}") for n in range(12) for broker in (core, other)]
+
+    assert len(set(answer.sandbox_id for answer in winners(answers))) <= 5
+    assert (await audit(core))["allocated"] <= 10
+
+
+async def _slot(broker: Broker, sandbox_id: str) -> int | None:
+    row = await broker.sandboxes.get("acme", sandbox_id)
+    return None if row is None else row.slot
+
+
+async def test_a_class_as_large_as_pool_and_limit_waits_for_nobody(core: Broker, other: Broker) -> None:
+    """One sandbox and one slot are left: who has the one must not wait for who has the other."""
+    await fill(core, 2)
+    await limit(core, 2, other)
+    await allocate(core, "first")
+    await asyncio.gather(*(attempt(other, f"student-{n}") for n in range(2)))
+
+    answers = await asyncio.wait_for(asyncio.gather(*(attempt(core, f"late-{n}") for n in range(6))), 8)
+
+    assert codes(answers) <= {"QUOTA_EXCEEDED", "NO_SANDBOXES_AVAILABLE"}
+    assert await audit(core) == {"allocated": 2}
+
+
+async def test_a_refused_slot_gives_the_sandbox_back_before_another_slot_is_waited_for(
+    core: Broker, other: Broker, proxy: StoreProxy
+) -> None:
+    """Another process fills the slot that this transaction was to fill; a sibling here has the last one."""
+    await fill(core, 3)
+    await limit(core, 2, other)
+    core.quota._shelves.clear()
+    lost: list[str] = []
+
+    async def faster(_: dict[str, Any]) -> None:
+        if not lost:
+            lost.append("x")
+            await allocate(other, "elsewhere")
+
+    with proxy.before("TransactWriteItems", faster):
+        answers = await asyncio.wait_for(asyncio.gather(*(attempt(core, f"student-{n}") for n in range(4))), 8)
+
+    assert len(winners(answers)) == 1
+    assert codes(answers) == {"QUOTA_EXCEEDED"}
+    assert await audit(core) == {"allocated": 2, "available": 1}
+
+
+async def test_who_holds_a_sandbox_is_served_while_the_slots_cannot_be_read(
+    core: Broker, proxy: StoreProxy
+) -> None:
+    await fill(core, 2)
+    await limit(core, 2)
+    held = await allocate(core, "student-1")
+    core.quota._shelves.clear()
+    proxy.faults.change({"throttle_rate": 1, "throttle_ops": ["Query"]})
+
+    assert (await allocate(core, "student-1")).sandbox_id == held.sandbox_id
+    assert codes([await attempt(core, "student-2")]) == {"STORE_THROTTLED"}
+
+
 async def test_a_limit_that_is_lifted_is_lifted_for_all(core: Broker) -> None:
     await fill(core, 4)
     await limit(core, 1)

@@ -121,6 +121,8 @@ async def test_an_operator_sees_holder_track_attempts_and_errors(api: Api) -> No
         "holder": "s-1",
         "track": "lab-odd",
         "attempt": 1,
+        "generation": None,
+        "heartbeat_at": None,
         "next_attempt_at": None,
         "last_error": "HTTP 500",
         "missing_since": None,

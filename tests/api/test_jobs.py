@@ -31,7 +31,8 @@ BULK = {"reason": "a test", "status": "available"}
 
 
 async def post(api: Api, path: str, json: Any = None, **query: Any) -> httpx.Response:
-    return await api.http.post(f"/v1/admin{path}", headers=ADMIN, json=json, params={"wait": 0} | query)
+    waits = {} if path.startswith("/jobs/") else {"wait": 0}
+    return await api.http.post(f"/v1/admin{path}", headers=ADMIN, json=json, params=waits | query)
 
 
 async def stored(api: Api, answer: httpx.Response) -> Job:

@@ -183,6 +183,16 @@ def routes_of(app: FastAPI) -> set[tuple[str, str]]:
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("path", ["/pools", "/stats", "/sandboxes", "/events", "/worker"])
+async def test_a_parameter_that_a_route_does_not_take_is_no_filter_that_was_heeded(api: Api, path: str) -> None:
+    """`?tenant=` on a route that knows the caller's tenant alone would show, or drain, another one than meant."""
+    answer = await api.http.get(f"/v1/admin{path}", headers=ADMIN, params={"tenant": "north"})
+
+    assert refusal(answer) == (400, "INVALID_REQUEST")
+    assert "query.tenant: is not a parameter of this route" in answer.json()["error"]["message"]
+    assert (await api.http.post("/v1/allocate?x=1", headers=TRACK | {"X-Track-ID": "s"})).status_code == 409
+
+
 async def test_every_route_of_the_app_has_an_entry_in_this_table(api: Api) -> None:
     assert routes_of(api.app) == set(ROUTES)
 

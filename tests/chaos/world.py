@@ -152,6 +152,7 @@ def _parts(app: FastAPI, core: Broker) -> Parts:
         inventory=Inventory(core.sandboxes, core.tenants, cursors),
         gauges=PoolGauges(core.gauges, core.tenants, app.state.metrics, tenant="acme"),
         desk=JobDesk(core.jobs, cursors, leaving=lambda: False),
+        key_desk=None,
         selector=Selector(core.sandboxes, core.tenants),
         dead_letters=DeadLetters(core.jobs, core.sandboxes),
         audit=Audit(core.event_log, core.tenants, cursors),

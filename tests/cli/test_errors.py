@@ -69,7 +69,7 @@ async def test_the_token_of_the_tracks_is_refused_with_what_to_use_instead(shell
     done = await shell.run("status", BROKER_ADMIN_TOKEN=API_TOKEN)
 
     assert done.code == 1
-    assert "Use the token of an admin or an operator. (FORBIDDEN, request cli-" in sentence(done)
+    assert "Use a token or key of that role. (FORBIDDEN, request cli-" in sentence(done)
 
 
 @pytest.mark.parametrize("token", [None, "", "  "])
@@ -89,7 +89,7 @@ async def test_a_token_can_come_from_a_file_and_never_from_an_option(shell: Shel
     file = tmp_path / "token"
     file.write_text(f"{ADMIN_TOKEN}\n")
 
-    good = await shell.run("--token-file", str(file), "status", BROKER_ADMIN_TOKEN="wrong-0123456789abcdef")
+    good = await shell.run("--token-file", str(file), "mode", BROKER_ADMIN_TOKEN="wrong-0123456789abcdef")
     flag = await shell.run("--token", ADMIN_TOKEN, "status")
 
     assert good.code == 0, good.err

@@ -18,7 +18,7 @@ OTHERS += [ROOT / "README.md"]
 OURS = [*(ROOT / "cli").rglob("*.py")]
 REASON = re.compile(r"'(…|\.\.\.)'")
 PLACEHOLDER = re.compile(r"<\w+>|\{[^{}]*\}|\bID\b")
-END = re.compile(r"""[.,:;](?=["'`\s]|$)|["`();|]|\s[-=#]\s|\s{2,}""")
+END = re.compile(r"""[.,:;](?=["'`\s]|$)|["`();|]|\s[-=#>]\s|\s{2,}""")
 
 
 def commands(group: TyperGroup, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], TyperCommand]]:
@@ -58,7 +58,7 @@ def parses(words: list[str]) -> bool:
 
 def hints(text: str, program: str) -> list[str]:
     """What follows the program's name, up to where the sentence goes on; placeholders filled in."""
-    filled = REASON.sub("'a test'", text)
+    filled = re.sub(r"\\\n\s*", "", REASON.sub("'a test'", text))
     said = [hint for line in filled.splitlines() for hint in re.split(rf"{program} (?=[a-z])", line)[1:]]
     return [END.split(PLACEHOLDER.sub("4711", hint), maxsplit=1)[0] for hint in said]
 
@@ -122,7 +122,7 @@ def test_the_help_of_every_command_has_examples_that_parse_and_fits_80_columns(p
     lines = examples.partition("\n\n")[0].splitlines()
     assert lines
     for line in lines:
-        (hint,) = re.findall(r"sandbox-broker (.*?)(?: \||$)", line)
+        (hint,) = re.findall(r"sandbox-broker (.*?)(?: [|>]|$)", line)
         assert parses(shlex.split(hint)), line
     assert any(f"sandbox-broker {' '.join(path)}" in line for line in lines)
     assert max(map(len, text.splitlines())) <= 80

@@ -121,7 +121,7 @@ async def test_json_is_the_apis_own_body(shell: Shell, api: Api) -> None:
         assert timeless(done.json) == timeless(await answer(api, path)), path
     screen = printed[-1].json
     assert set(screen) == {
-        "ready", "worker", "mode", "stats", "running", "queued", "dead_letters", "reconciliation",
+        "ready", "worker", "pools", "mode", "stats", "running", "queued", "dead_letters", "reconciliation",
     }  # fmt: skip
     assert screen["stats"] == await answer(api, "/stats")
     assert screen["running"] == await answer(api, "/jobs?state=running")

@@ -130,6 +130,22 @@ def test_a_pool_is_drained_with_what_is_within_it_and_opened_alone() -> None:
     assert tenant.open("lab-").drain_of("lab-7") is None
 
 
+def test_of_several_prefixes_that_fit_the_longest_has_the_account() -> None:
+    own = Tenant(name="default")
+    north = Tenant(name="north", prefixes=("north-",))
+    old = Tenant(name="old", prefixes=("north-old-", "zoo-"))
+    far = Tenant(name="far", prefixes=("lab-",), provider=FULL.provider)
+    everybody = [own, north, old, far]
+
+    def owners(account: str) -> list[str]:
+        return [tenant.name for tenant in everybody[:3] if tenant.owns(account, tenant.rivals(everybody))]
+
+    assert [owners(name) for name in ("lab-1", "north-1", "north-old-1", "zoo-1")] == [
+        ["default"], ["north"], ["old"], ["old"],
+    ]  # fmt: skip
+    assert Tenant(name="east", prefixes=("north-",)).owns("north-1", ("north-",)), "whoever is first"
+
+
 def test_a_tenants_pool_is_what_begins_with_one_of_its_prefixes() -> None:
     assert FULL.owns("north-1")
     assert FULL.owns("n2-1")

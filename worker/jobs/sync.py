@@ -50,7 +50,8 @@ Progress = Callable[[int], None]
 class Sync:
     """One run of the sync for one tenant.
 
-    Of a listing that tenants share, each takes what its prefixes name (`Tenant.owns`); the rest is counted as
+    Of a listing that tenants share, each takes what its prefixes name (`Tenant.owns`), the longest prefix that
+    fits first, so that who has none takes what is nobody's by name; the rest is counted as
     NO_SANDBOX and not seen. So what was known already, when a prefix is taken away or an account renamed, is
     missing from then on, and goes the way of all that is missing, under the same guard: available ones go stale
     and are purged, those in use are marked and alerted on and end as ever. Until then the account stays owned:
@@ -77,7 +78,9 @@ class Sync:
         self._metrics: Metrics = broker.metrics
         self._provider = provider
         self._tenant = tenant.name
-        self._owns = tenant.owns
+        self._owner = tenant
+        self._tenants = broker.tenants
+        self._rivals: tuple[str, ...] = ()
         self._origin = origin  # of the provider, as in Sandbox.provider
         self._request_id = request_id
         self._now = now
@@ -87,6 +90,9 @@ class Sync:
         self._progress = progress
         self._outcome: Counter[str] = Counter()
 
+    def _is_mine(self, account_name: str) -> bool:
+        return self._owner.owns(account_name, self._rivals)
+
     async def run(self) -> Counter[str]:
         """Bring the pool in line with the listing; counts by outcome. Idempotent.
 
@@ -95,6 +101,7 @@ class Sync:
             LeadershipLost: another worker leads, and syncs; what it wrote stands.
         """
         before = await self._states.read(self._tenant)
+        self._rivals = self._owner.rivals([tenant async for tenant in self._tenants.all()])
         listing = await self._listed()
         state = await self._judged(listing, before)
         if state.suspicion is None:
@@ -130,7 +137,9 @@ class Sync:
                 listing.see(invalid.sandbox_id)
             else:
                 listing.unreadable += 1
-        mine = [replace(account, provider=self._origin) for account in page.accounts if self._owns(account.name)]
+        mine = [
+            replace(account, provider=self._origin) for account in page.accounts if self._is_mine(account.name)
+        ]
         listing.explained[Explained.NO_SANDBOX] += len(page.accounts) - len(mine)
         accounts = self._fresh(mine, listing)
         known = await self._sandboxes.find(self._tenant, (account.id for account in accounts))
