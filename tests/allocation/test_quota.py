@@ -15,6 +15,7 @@ from broker.tenant import Tenant
 from broker.wiring import Broker
 from local.store_proxy import StoreProxy
 from tests.allocation.students import allocate, attempt, codes, fill, release, winners
+from tests.allocation.test_pools import named
 from tests.audit import audit, items_of
 from tests.builders import NOW, TEST_CAUSE, a_sandbox
 from tests.conftest import a_broker
@@ -313,39 +314,30 @@ async def _slot(broker: Broker, sandbox_id: str) -> int | None:
     return None if row is None else row.slot
 
 
-async def test_a_class_as_large_as_pool_and_limit_waits_for_nobody(core: Broker, other: Broker) -> None:
-    """One sandbox and one slot are left: who has the one must not wait for who has the other."""
-    await fill(core, 2)
-    await limit(core, 2, other)
-    await allocate(core, "first")
-    await asyncio.gather(*(attempt(other, f"student-{n}") for n in range(2)))
-
-    answers = await asyncio.wait_for(asyncio.gather(*(attempt(core, f"late-{n}") for n in range(6))), 8)
-
-    assert codes(answers) <= {"QUOTA_EXCEEDED", "NO_SANDBOXES_AVAILABLE"}
-    assert await audit(core) == {"allocated": 2}
-
-
-async def test_a_refused_slot_gives_the_sandbox_back_before_another_slot_is_waited_for(
+async def test_nobody_waits_for_a_slot_with_a_sandbox_in_hand(
     core: Broker, other: Broker, proxy: StoreProxy
 ) -> None:
-    """Another process fills the slot that this transaction was to fill; a sibling here has the last one."""
-    await fill(core, 3)
+    """B loses its slot to another process, and a sibling that has the last slot waits for B's sandbox."""
+    await named(core, "lab-a-", 1, first=1)
+    await named(core, "lab-b-", 1, first=2)
     await limit(core, 2, other)
-    core.quota._shelves.clear()
-    lost: list[str] = []
+    for broker in (core, other):  # both begin with the same slot
+        shelf = broker.quota._shelf("acme", 2)
+        shelf.empty, shelf.below = [0, 1], 2
+    sibling: list[asyncio.Task[Any]] = []
 
     async def faster(_: dict[str, Any]) -> None:
-        if not lost:
-            lost.append("x")
-            await allocate(other, "elsewhere")
+        if not sibling:
+            sibling.append(asyncio.create_task(attempt(core, "a", prefix="lab-a-")))
+            await allocate(other, "x", prefix="lab-b-")
+            await asyncio.sleep(0.3)
 
     with proxy.before("TransactWriteItems", faster):
-        answers = await asyncio.wait_for(asyncio.gather(*(attempt(core, f"student-{n}") for n in range(4))), 8)
+        answers = [await attempt(core, "b", prefix="lab-a-"), await sibling[0]]
 
     assert len(winners(answers)) == 1
-    assert codes(answers) == {"QUOTA_EXCEEDED"}
-    assert await audit(core) == {"allocated": 2, "available": 1}
+    assert codes(answers) <= {"QUOTA_EXCEEDED", "NO_SANDBOXES_AVAILABLE"}
+    assert await audit(core) == {"allocated": 2}
 
 
 async def test_who_holds_a_sandbox_is_served_while_the_slots_cannot_be_read(

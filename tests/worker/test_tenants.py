@@ -221,6 +221,22 @@ async def test_of_a_shared_listing_each_account_is_one_tenants_by_its_prefix(cor
         assert state.accounts[Explained.FOREIGN] == 0
 
 
+@pytest.mark.parametrize("first", ["acme", "team"])
+async def test_a_tenant_without_prefixes_has_what_no_other_names(core: Broker, first: str) -> None:
+    """The installation's own has none at first: a team's accounts are the team's, whoever reads first."""
+    async with a_provider(sandboxes=0) as shared:
+        for name in ("lab-1", "team-1", "team-2"):
+            await shared.http.post("/_simulator/accounts", json={"name": name})
+        await core.tenants.ensure("acme", shards=4, now=NOW)
+        await a_tenant(core, None, prefixes=("team-",))
+        for tenant in sorted(("acme", "team"), key=lambda name: name != first):
+            async with a_worker(core, shared, lambda: NOW, BROKER_TENANT=tenant) as worker:
+                await worker.sync(RUN)
+
+    assert await core.sandboxes.count("acme", State.AVAILABLE) == 1
+    assert await core.sandboxes.count("team", State.AVAILABLE) == 2
+
+
 async def test_a_prefix_that_is_taken_away_is_missing_under_the_guard_and_then_the_other_tenants(
     core: Broker,
 ) -> None:
