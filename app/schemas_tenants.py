@@ -50,7 +50,7 @@ class TenantFacts(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    max_live: int | None = Field(None, ge=0, le=100_000, description="Allocations at once; null: no limit.")
+    max_live: int | None = Field(None, ge=0, le=10_000, description="Allocations at once; null: no limit.")
     lease_s: int | None = Field(
         None, ge=60, le=30 * 24 * 3600, description="Of an allocation; null: LAB_DURATION_HOURS."
     )

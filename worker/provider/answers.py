@@ -12,6 +12,11 @@ MAX_DIGITS: Final = 40
 """Longer whole numbers are no id, and past 4,300 digits Python refuses to read them."""
 
 
+MAX_PARTS: Final = 100_000
+"""Objects and lists in a body. The parser holds all of Python still while it makes them, also in a thread: seven
+megabytes of empty lists stop every tenant's work for two seconds, and take 200 MB."""
+
+
 class _Odd:
     """In place of giant numbers and of anything nested: it equals itself, and no value that we look for."""
 
@@ -32,8 +37,10 @@ def parsed(body: bytes) -> Any:
     """What the JSON says.
 
     Raises:
-        ProviderError: NOT_JSON.
+        ProviderError: NOT_JSON; BODY_TOO_LARGE where it has more parts than any listing of ours.
     """
+    if body.count(b"{") + body.count(b"[") > MAX_PARTS:
+        raise ProviderError("BODY_TOO_LARGE", f"over {MAX_PARTS} objects and lists")
     try:
         return json.loads(body, parse_int=_whole, object_pairs_hook=_object)
     except (ValueError, RecursionError) as error:
