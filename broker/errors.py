@@ -213,7 +213,7 @@ class ExtensionLimit(BrokerError):
     code = "EXTENSION_LIMIT"
 
     def __init__(self, *, max_expires_at: int, left_s: int) -> None:
-        more = f"for {left_s} s from now at the most" if left_s > 0 else "no longer than it is"
+        more = f"{left_s} s more at most" if left_s > 0 else "no longer than it is"
         super().__init__(
             f"This allocation can be held {more}. It ends at {max_expires_at} (Unix seconds) at the latest.",
             details={"max_expires_at": max_expires_at},

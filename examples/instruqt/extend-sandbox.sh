@@ -285,10 +285,10 @@ note_end() { # in the file that the sandbox was found in
   return 1
 }
 
-case ${1:-} in
+case ${1-} in
   -h | --help) usage && exit ;;
 esac
-if (($# > 1)) || [[ ! ${1:-3600} =~ ^[1-9][0-9]{0,5}$ ]]; then
+if (($# > 1)) || [[ ! ${1-3600} =~ ^[1-9][0-9]{0,5}$ ]]; then
   die "$EXIT_USAGE" "give a number of seconds from 1 to 999999, and nothing else; --help says more"
 fi
 
@@ -299,7 +299,7 @@ find_sandbox
 must_be_held
 read_settings
 
-BODY="{\"generation\": ${GENERATION:-null}, \"for_s\": ${1:-3600}}"
+BODY="{\"generation\": ${GENERATION:-null}, \"for_s\": ${1-3600}}"
 post "/v1/sandboxes/$HELD/extend" "X-Instruqt-Sandbox-ID: $HOLDER"
 [[ $VERDICT == ok ]] || die "$EXIT_REFUSED" "sandbox $HELD was not extended: $WHY"
 [[ $FOUND_IN != "$SANDBOX_ENV_FILE" ]] || note_end || say "note: $SANDBOX_ENV_FILE cannot be written"

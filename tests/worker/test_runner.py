@@ -419,7 +419,7 @@ async def test_a_worker_that_leaves_hands_its_jobs_back_and_that_is_no_attempt(
         after_the_drain = await runner.tick(RUN)
 
     assert work.stopped_by == ["CancelledError" if stubborn else HandedBack.__name__]
-    assert (back.state, back.attempt, back.due_at) == (JobState.QUEUED, 0, NOW)
+    assert (back.state, back.attempt, back.due_at) == (JobState.QUEUED, 0, int(core.jobs._clock()))
     assert after_the_drain == Counter()
     ended = await run_to_the_end(core, job, quick)
     assert (ended.state, ended.attempt) == (JobState.DONE, 1)

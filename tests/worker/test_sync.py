@@ -183,12 +183,13 @@ async def test_a_released_sandbox_does_not_come_back_while_the_provider_still_li
         held = await allocate(core, "student-1")
         await release(core, held.sandbox_id, "student-1")
         await worker.cleaner.sweep(RUN)
+        began = clock.now
         for minutes in (0, 10, 59):
-            clock.now = 1_760_000_000 + minutes * 60
+            clock.now = began + minutes * 60
             await worker.sync(RUN)
             assert (await stored(held.sandbox_id)).state is State.DELETED
 
-        clock.now = 1_760_000_000 + HOUR + 1
+        clock.now = began + HOUR + 1
         outcome = await worker.sync(RUN)
         again = await stored(held.sandbox_id)
         await worker.cleaner.sweep(RUN)
