@@ -120,6 +120,8 @@ async def test_a_refused_token_costs_no_attempts_and_is_over_when_it_is_rotated(
         await worker.cleaner.sweep(RUN)
 
     assert (refused.state, refused.attempt, refused.last_error) == (State.PENDING_DELETION, 0, "HTTP_401")
+    assert refused.next_attempt_at is not None
+    assert refused.next_attempt_at >= clock.now - 2 * HOUR + 60, "nobody rotates a token within seconds"
     assert (await stored(sandbox_id)).state is State.DELETED
 
 
