@@ -12,7 +12,6 @@ from broker.tenant import Limits, Provider, Tenant
 TENANT_PATTERN = r"^[a-z0-9][a-z0-9-]{0,62}$"
 MAX_DRAINED = 20
 SECRET_PATTERN = r"^(env:CSP_API_TOKEN_[A-Z0-9_]{1,100}|[A-Za-z0-9/_+=.@-]{1,512}(#[A-Za-z0-9_-]{1,100})?)$"  # noqa: S105  a form
-WEEK_S = 7 * 24 * 3600
 
 TenantName = Annotated[
     str,

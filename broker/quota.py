@@ -99,12 +99,14 @@ class Quota:
         outcome: Counter[str] = Counter()
         held = [row async for row in self._sandboxes.walk(tenant, State.ALLOCATED)]
         misplaced = [row for row in held if row.slot is None or row.slot >= limit]
-        used = set(await self._slots.used(tenant)) if misplaced else set()
-        for row in misplaced:
-            slot = next(n for n in itertools.count() if n not in used)
+        used = await self._slots.used(tenant) if misplaced else frozenset()
+        empty = (slot for slot in itertools.count() if slot not in used)
+        for row in sorted(
+            misplaced, key=lambda row: row.slot is not None
+        ):  # first those that count for nothing yet
+            slot = next(empty)
             if row.slot is not None and slot >= limit:
                 break  # it is full below: those beyond stay where they are
-            used.add(slot)
             try:
                 await self._sandboxes.seat(row, row.seated(slot))
                 outcome["seated"] += 1
@@ -151,7 +153,8 @@ def _below(used: frozenset[int], limit: int) -> int:
     It is the limit itself, unless slots lie beyond one that was lowered. Two processes that saw others at
     different moments have different bounds; the later ones are larger, and each of them keeps the promise.
     """
-    below = limit
-    while below > 0 and below + sum(slot >= below for slot in used) > limit:
+    below, beyond = limit, sum(slot >= limit for slot in used)
+    while below > 0 and below + beyond > limit:
         below -= 1
+        beyond += below in used
     return below

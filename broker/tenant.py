@@ -78,13 +78,13 @@ class Tenant:
     def state(self) -> TenantState:
         return TenantState.DRAINED if "" in self.drained else TenantState.ACTIVE
 
-    def rivals(self, tenants: Iterable["Tenant"]) -> tuple[str, ...]:
+    def rivals(self, tenants: Iterable["Tenant"]) -> frozenset[str]:
         """The prefixes of the other tenants whose sandboxes come from the same provider."""
         where = self.provider and self.provider.base_url
         others = [t for t in tenants if t.name != self.name and (t.provider and t.provider.base_url) == where]
-        return tuple(prefix for other in others for prefix in other.prefixes)
+        return frozenset(prefix for other in others for prefix in other.prefixes)
 
-    def owns(self, account_name: str, rivals: tuple[str, ...] = ()) -> bool:
+    def owns(self, account_name: str, rivals: frozenset[str] = frozenset()) -> bool:
         """Whether an account of this name is one of its pool: of several prefixes that fit, the longest has it.
 
         Who has no prefixes has what no rival's prefix names. An equal prefix of two is whoever's was first.
@@ -92,7 +92,8 @@ class Tenant:
         fits = [len(prefix) for prefix in self.prefixes or ("",) if account_name.startswith(prefix)]
         if not fits:
             return False
-        return not any(len(rival) > max(fits) and account_name.startswith(rival) for rival in rivals)
+        longer = range(max(fits) + 1, len(account_name) + 1)
+        return not any(account_name[:length] in rivals for length in longer)  # however many tenants there are
 
     def drain_of(self, name: str) -> tuple[str, Drain] | None:
         """The drained pool, the widest one, that a sandbox of this name, or every one that begins so, is in."""

@@ -271,6 +271,24 @@ async def test_what_was_held_before_there_was_a_limit_counts_once_it_is_seated(c
     assert await audit(core) == {"allocated": 4, "available": 2}
 
 
+async def test_what_counts_for_nothing_yet_is_seated_before_what_lies_beyond(
+    core: Broker,
+) -> None:
+    await fill(core, 12)
+    await limit(core, 6)
+    for n in range(6):
+        await allocate(core, f"student-{n}")
+    await limit(core, None)
+    for n in range(4):
+        await allocate(core, f"between-{n}")
+    await limit(core, 3)
+
+    await core.quota.seat("acme", 3)
+
+    assert len(await slots_of(core)) == 10
+    assert await audit(core) == {"allocated": 10, "available": 2}
+
+
 async def test_a_lowered_limit_takes_nothing_away_and_holds_as_soon_as_enough_have_ended(core: Broker) -> None:
     await fill(core, 12)
     await limit(core, 6)

@@ -143,7 +143,7 @@ def test_of_several_prefixes_that_fit_the_longest_has_the_account() -> None:
     assert [owners(name) for name in ("lab-1", "north-1", "north-old-1", "zoo-1")] == [
         ["default"], ["north"], ["old"], ["old"],
     ]  # fmt: skip
-    assert Tenant(name="east", prefixes=("north-",)).owns("north-1", ("north-",)), "whoever is first"
+    assert Tenant(name="east", prefixes=("north-",)).owns("north-1", frozenset({"north-"})), "whoever is first"
 
 
 def test_a_tenants_pool_is_what_begins_with_one_of_its_prefixes() -> None:

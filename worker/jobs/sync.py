@@ -80,7 +80,7 @@ class Sync:
         self._tenant = tenant.name
         self._owner = tenant
         self._tenants = broker.tenants
-        self._rivals: tuple[str, ...] = ()
+        self._rivals: frozenset[str] = frozenset()
         self._origin = origin  # of the provider, as in Sandbox.provider
         self._request_id = request_id
         self._now = now
