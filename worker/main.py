@@ -16,7 +16,7 @@ import uvloop
 
 from broker import logs
 from broker.errors import ForeignTable, StoreThrottled, StoreUnavailable
-from broker.leadership import Leadership
+from broker.leadership import FormerElection, Leadership
 from broker.loop_health import watch_loop
 from broker.metrics import Metrics
 from broker.process import begin, port_is_free
@@ -101,18 +101,19 @@ async def _work(settings: WorkerSettings, broker: Broker, health: Health, stop: 
         holder=f"{socket.gethostname()}/{os.getpid()}/{secrets.token_hex(4)}",
         lease_s=settings.leader_lease_s,
     )
+    former = FormerElection(broker.leader, scope=settings.tenant, lease_s=settings.leader_lease_s)
     async with Roster(settings, broker, leadership) as roster:
         health.details = roster.details
         log.info("ready", extra={"version": VERSION, "tenant": settings.tenant})
         while not stop.is_set():
             health.phase = "standby"
-            if await _before(stop, _standing_by(leadership, health)):
+            if await _before(stop, _standing_by(former, leadership, health)):
                 await _lead(settings, roster, leadership, health, stop, broker.metrics)
     log.info("stopped")
 
 
-async def _standing_by(leadership: Leadership, health: Health) -> None:
-    waiting = asyncio.create_task(leadership.stand_by())
+async def _standing_by(former: FormerElection, leadership: Leadership, health: Health) -> None:
+    waiting = asyncio.create_task(_until_leading(former, leadership))
     try:
         while not waiting.done():
             health.beat()
@@ -120,6 +121,11 @@ async def _standing_by(leadership: Leadership, health: Health) -> None:
         await waiting
     finally:
         waiting.cancel()
+
+
+async def _until_leading(former: FormerElection, leadership: Leadership) -> None:
+    await former.over()
+    await leadership.stand_by()
 
 
 async def _before(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> bool:

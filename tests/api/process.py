@@ -122,13 +122,15 @@ def drained(connection: socket.socket, *, quiet_s: float = 1.0) -> bytes:
 
 
 @contextmanager
-def a_process(*, ready: int = 200, **changes: str | None) -> Iterator[Process]:
-    """`python -m app` on a free port, up to the point where /readyz answers `ready`."""
+def a_process(
+    *, ready: int = 200, module: str = "app", code: Path = ROOT, **changes: str | None
+) -> Iterator[Process]:
+    """`python -m app`, or the worker, on a free port, up to the point where /readyz answers `ready`."""
     port = free_port()
-    variables = environment(API_PORT=str(port), **changes)
+    variables = environment(**{"API_PORT" if module == "app" else "WORKER_PORT": str(port)}, **changes)
     popen = subprocess.Popen(
-        [sys.executable, "-m", "app"],
-        cwd=ROOT, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        [sys.executable, "-m", module],
+        cwd=code, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
     process = Process(popen, port)
     reader = threading.Thread(target=_read, args=(process,), daemon=True)
