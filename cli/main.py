@@ -115,6 +115,7 @@ app.command("abandon")(moves.abandon)
 app.command("bulk")(bulk.bulk)
 app.command("bulk-delete")(bulk.bulk_delete)
 app.command("create-table")(table.create_table)
+app.command("import")(table.import_table)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -110,7 +110,7 @@ def _run(
     if not preview["total"]:
         emit_json(preview) if as_json else emit_line("nothing to do")
         return
-    if not yes and not _agreed():
+    if not yes and not agreed():
         say("Nothing was changed.")
         raise typer.Exit(1)
     ask(api, path, body, wait_s=None, no_wait=False, as_json=as_json, **query)
@@ -123,7 +123,7 @@ def _would(what: str, preview: Body) -> str:
     return f"{what} would move {preview['total']}{f': {ids}{more}' if ids else ''}{left_alone}"
 
 
-def _agreed() -> bool:
+def agreed() -> bool:
     """Ask, on standard error. Ctrl-C is Ctrl-C, the end of the input is a no."""
     sys.stderr.write(clean("Do it? [y/N] "))
     sys.stderr.flush()
