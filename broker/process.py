@@ -1,6 +1,7 @@
 """How a process of the broker begins: its options, its settings, its port. What is wrong is told in sentences."""
 
 import argparse
+import json
 import socket
 import sys
 from typing import TypeVar
@@ -21,6 +22,9 @@ def begin(kind: type[S], *, module: str, what: str, arguments: list[str] | None 
     parser.add_argument(
         "--check", action="store_true", help="check the settings, say what is wrong, start nothing"
     )
+    parser.add_argument(
+        "--show", action="store_true", help="print the settings in force as JSON, secrets left out; start nothing"
+    )
     wanted = parser.parse_args(arguments)
     try:
         settings = kind()
@@ -28,7 +32,9 @@ def begin(kind: type[S], *, module: str, what: str, arguments: list[str] | None 
         for problem in problems_of(error):
             sys.stderr.write(f"configuration: {problem}\n")
         return EXIT_CONFIG
-    return 0 if wanted.check else settings
+    if wanted.show:
+        sys.stdout.write(json.dumps(settings.effective()) + "\n")
+    return 0 if wanted.check or wanted.show else settings
 
 
 def port_is_free(host: str, port: int, *, variable: str) -> bool:

@@ -25,6 +25,7 @@ from cli.commands import (
     status,
     table,
     tenants,
+    validate,
 )
 from cli.errors import PROGRAM, CliError, ReaderGone
 from cli.options import Options
@@ -114,6 +115,7 @@ app.command("force-release")(moves.force_release)
 app.command("abandon")(moves.abandon)
 app.command("bulk")(bulk.bulk)
 app.command("bulk-delete")(bulk.bulk_delete)
+app.add_typer(validate.app, name="validate", help="Before and after a deployment: can it be, was it?")
 app.command("create-table")(table.create_table)
 app.command("import")(table.import_table)
 

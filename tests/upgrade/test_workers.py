@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 
 from broker.sandbox import State
 from broker.store import table
@@ -15,6 +16,7 @@ from broker.wiring import Broker
 from tests.allocation.students import allocate, release
 from tests.api.process import ROOT, Process
 from tests.api.service import ADMIN
+from tests.cli.shell import Shell
 from tests.conftest import a_broker
 from tests.upgrade.releases import a_worker, an_api
 from tests.worker.conftest import a_provider, until
@@ -58,6 +60,7 @@ async def _asked_to_sync(api: Process) -> str:
     return str(answer.json()["job_id"])
 
 
+@pytest.mark.timeout(300)
 async def test_a_worker_of_this_release_takes_up_what_one_of_the_previous_release_left(
     previous: Path, ministack: str, table_name: str
 ) -> None:
@@ -127,6 +130,7 @@ async def _until_leading(api: Process) -> dict[str, Any]:
             await asyncio.sleep(0.2)
 
 
+@pytest.mark.timeout(300)
 async def test_a_worker_of_the_previous_release_takes_up_what_this_one_left(
     previous: Path, ministack: str, table_name: str
 ) -> None:
@@ -154,23 +158,34 @@ async def test_a_worker_of_the_previous_release_takes_up_what_this_one_left(
     assert left == 8
 
 
+@pytest.mark.timeout(300)
 async def test_this_worker_does_not_lead_beside_one_that_elects_by_tenant(
     before_tenants: Path, ministack: str, table_name: str
 ) -> None:
-    """Whoever starts them in the wrong order has one leader all the same: the older one, until it stops."""
+    """Whoever starts them in the wrong order has one leader all the same: the older one, until it stops.
+
+    `validate pre` tells before: it fails over the old deployment, until its workers are gone.
+    """
     async with a_provider() as provider, a_broker(ministack, table_name) as core:
+        old_api = an_api(before_tenants, ministack, table_name)
         old_worker = a_worker(before_tenants, ministack, table_name, provider.url)
         new_worker = a_worker(ROOT, ministack, table_name, provider.url)
-        (old,) = await _started(old_worker)
+        api, old = await _started(old_api, old_worker)
         try:
             await asyncio.to_thread(old.wait_for_event, "leading", within_s=60)
+            before = await Shell(api.url).run("validate", "pre")
             (new,) = await _started(new_worker)
             await asyncio.to_thread(new.wait_for_event, "an older release's worker leads: stop it", within_s=60)
             meanwhile = await core.leader.read(LEADER_SCOPE)
             await _stopped(old)
             await asyncio.to_thread(new.wait_for_event, "leading", within_s=60)
+            after = await Shell(api.url).run("validate", "pre")
         finally:
             await _ended(new_worker)
             await _ended(old_worker)
+            await _ended(old_api)
 
     assert meanwhile is None
+    assert before.code == 1
+    assert "leads by an older release's election -> Stop all its workers" in before.out
+    assert after.code == 0, after.out
