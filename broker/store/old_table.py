@@ -39,7 +39,7 @@ async def must_be_old(dynamodb: "DynamoDBClient", name: str) -> None:
 
 
 async def sandboxes_of(
-    dynamodb: "DynamoDBClient", name: str, *, items_per_s: float
+    dynamodb: "DynamoDBClient", name: str, *, items_per_s: float, page_size: int = _PAGE
 ) -> AsyncIterator[Origin | None]:
     """Every sandbox of the table, read consistently; None for each item that is something else.
 
@@ -48,7 +48,7 @@ async def sandboxes_of(
     start: dict[str, Any] = {}
     while True:
         began = time.monotonic()
-        page = await dynamodb.scan(TableName=name, Limit=_PAGE, ConsistentRead=True, **start)
+        page = await dynamodb.scan(TableName=name, Limit=page_size, ConsistentRead=True, **start)
         for item in page["Items"]:
             pk, sk = item["PK"].get("S", ""), item["SK"].get("S", "")
             ours = pk.startswith(_PREFIX) and sk == _SORT

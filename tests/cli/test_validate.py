@@ -68,7 +68,9 @@ async def test_post_passes_on_a_deployment_that_is_well_and_leaves_nothing_held(
                 good.write_text("\n".join(["# what we deploy", *lines]))
                 other.write_text("\n".join([*lines, "LAB_DURATION_HOURS=3", "GRACEFUL_SHUTDOWN_TIMEOUT_SEC=20"]))
                 shell = Shell(process.url)
-                well = await shell.run("validate", "post", "--env-file", str(good), **TRACK)
+                well = await shell.run(
+                    "validate", "post", "--env-file", str(good), **(TRACK | {"MAX_PER_HOLDER": "9"})
+                )
                 differs = await shell.run(
                     "validate", "post", "--json", "--no-golden-path", "--env-file", str(other)
                 )
@@ -234,21 +236,28 @@ async def test_an_allocation_whose_answer_was_lost_is_given_back(api: Api) -> No
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl_c", "sigterm"])
 async def test_a_signal_in_the_middle_gives_the_sandbox_back(api: Api, number: signal.Signals) -> None:
+    """Also where a second one comes while it is given back."""
     await api.fill(2)
-    looked = asyncio.Event()
+    looked, returning, again = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
     async def never_shows(app: Asgi, scope: Any, receive: Any, send: Any) -> None:
         if scope["method"] == "GET" and scope["path"].startswith("/v1/sandboxes/"):
             looked.set()
             await receive()
             await receive()  # until they hang up
-        else:
-            await app(scope, receive, send)
+            return
+        if scope["path"].endswith("/mark-for-deletion"):
+            returning.set()
+            await again.wait()
+        await app(scope, receive, send)
 
     async with in_front(api, never_shows) as shell:
         process = await shell.start("validate", "post", **TRACK)
         await asyncio.wait_for(looked.wait(), 60)
         process.send_signal(number)
+        await asyncio.wait_for(returning.wait(), 60)
+        process.send_signal(number)
+        again.set()
         done = await ended(process)
 
     assert done.code not in (0, 1)

@@ -13,12 +13,12 @@ from tests.conftest import settings_for
 
 class OldTable:
     def __init__(self, dynamodb: Any, name: str) -> None:
-        self._dynamodb = dynamodb
+        self.dynamodb = dynamodb
         self.name = name
 
     async def put(self, pk: str, sk: str = "META", **values: Any) -> None:
         item = {"PK": {"S": pk}, "SK": {"S": sk}} | table.encode(values)
-        await self._dynamodb.put_item(TableName=self.name, Item=item)
+        await self.dynamodb.put_item(TableName=self.name, Item=item)
 
     async def sandbox(self, number: int, status: str = "available", **values: Any) -> None:
         """Sandbox number `number`, as a_sandbox() has it; None takes an attribute away."""
@@ -32,7 +32,7 @@ class OldTable:
         await self.put(f"SBX#{id_}", **(facts | values))
 
     async def items(self) -> list[dict[str, Any]]:
-        return list((await self._dynamodb.scan(TableName=self.name, ConsistentRead=True))["Items"])
+        return list((await self.dynamodb.scan(TableName=self.name, ConsistentRead=True))["Items"])
 
 
 @asynccontextmanager

@@ -9,11 +9,16 @@ from pathlib import Path
 
 import pytest
 
+from broker.arrival import OLD_ATTRIBUTES
+from broker.importer import Importer
 from broker.sandbox import EndedBy, State
+from broker.store.adoptions import Adopted, Adoptions
+from broker.store.old_table import sandboxes_of
 from broker.wiring import Broker
 from tests.allocation.students import fill
 from tests.api.service import Api, an_api
 from tests.audit import audit, items_of
+from tests.builders import TEST_CAUSE
 from tests.cli.shell import Done, Shell
 from tests.upgrade.old_table import OldTable, an_old_table
 from tests.worker.conftest import until
@@ -320,3 +325,38 @@ async def test_a_pending_deletion_of_the_old_broker_is_an_allocation_that_its_ho
     assert second is not None
     assert (second.ended_by, second.holder) == (None, None)
     assert {first.next_attempt_at, second.next_attempt_at} != {None}
+
+
+async def test_the_whole_of_a_table_is_read_page_by_page(old: OldTable) -> None:
+    for number in range(1, 24):
+        await old.sandbox(number)
+    await old.put("LOCK#sync")
+
+    pages = sandboxes_of(old.dynamodb, old.name, items_per_s=1_000_000, page_size=5)
+    origins = [origin async for origin in pages]
+
+    assert len({origin.pk for origin in origins if origin is not None}) == 23
+    assert origins.count(None) == 1
+
+
+async def test_what_a_sync_adds_between_the_plan_and_the_import_is_told_if_it_contradicts(
+    core: Broker, old: OldTable
+) -> None:
+    await old.sandbox(1, "allocated", allocated_to_track="student-1", allocated_at=BEGAN)
+    await old.sandbox(2)
+    importer = Importer(
+        old.dynamodb,
+        core.sandboxes,
+        Adoptions(core.client, core.sandboxes, core.claims),
+        tenant="acme",
+        cause=TEST_CAUSE,
+        items_per_s=1_000_000,
+    )
+
+    plan = await importer.plan(old.name, mapping=OLD_ATTRIBUTES, lease_s=3600)
+    await fill(core, 2)
+    steps = [brought async for brought in importer.bring(plan)]
+
+    assert plan.contradicted == []
+    assert [sandbox.id for sandbox in steps[-1].contradicted] == ["2009001"]
+    assert steps[-1].outcome == {Adopted.EXISTS: 2}
