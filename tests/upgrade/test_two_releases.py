@@ -139,9 +139,9 @@ def test_an_allocation_of_the_older_release_can_be_extended_and_the_older_one_te
 ) -> None:
     held = two.old.allocate(student).json()
 
-    path = f"/v1/sandboxes/{held['sandbox_id']}"
-    extended = two.new.ask("POST", f"{path}/extend", student=student, body={"generation": None, "for_s": 18_000})
-    beaten = two.new.ask("POST", f"{path}/heartbeat", student=student, body={"generation": None})
+    path, named = f"/v1/sandboxes/{held['sandbox_id']}", {"generation": held.get("generation")}
+    extended = two.new.ask("POST", f"{path}/extend", student=student, body=named | {"for_s": 18_000})
+    beaten = two.new.ask("POST", f"{path}/heartbeat", student=student, body=named)
     replayed = two.old.allocate(student)
 
     assert (extended.status_code, beaten.status_code) == (200, 200)

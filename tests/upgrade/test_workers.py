@@ -61,17 +61,20 @@ async def _asked_to_sync(api: Process) -> str:
 
 
 @pytest.mark.timeout(300)
-async def test_a_worker_of_this_release_takes_up_what_one_of_the_previous_release_left(
-    previous: Path, ministack: str, table_name: str
+async def test_a_worker_of_this_release_takes_up_what_one_of_an_older_release_left(
+    before_tenants: Path, ministack: str, table_name: str
 ) -> None:
-    """Its pool, a deletion in the middle of which it was killed, a job that nobody ran, its last report."""
+    """Its pool, a deletion in the middle of which it was killed, a job that nobody ran, its last report.
+
+    That has the number of another election, far above ours.
+    """
     async with a_provider(delete_latency_s=0.2) as provider, a_broker(ministack, table_name) as core:
         place = (ministack, table_name)
         forty = table.update_of({}, table.encode({"fence": 40, "beat": 0, "since": 1, "holder": "long ago"}))
         forty_leaders = core.client.update(table.leader_key("acme"), forty, "attribute_not_exists(pk)")["Update"]
         await core.client.call("update_item", **forty_leaders)
-        old_api = an_api(previous, *place)
-        old_worker = a_worker(previous, *place, provider.url)
+        old_api = an_api(before_tenants, *place)
+        old_worker = a_worker(before_tenants, *place, provider.url)
         api, worker = await _started(old_api, old_worker)
         try:
             await until(_counts(core, State.AVAILABLE, 10), within_s=60)
