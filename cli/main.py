@@ -46,12 +46,14 @@ First things first:
   sandbox-broker bulk retry --reason 'INC-4711'    try failed ones again
   sandbox-broker mode drain --reason 'INC-4711'    hand out nothing new
   sandbox-broker history ID --at 2026-11-21T10:04  who had it then?
+  sandbox-broker validate post                     was it deployed well?
 
 \b
 Exit codes:
   0  done                     3    the API cannot be reached
-  1  the API said no,         78   create-table: wrong settings
-     or a job ended badly     130  Ctrl-C
+  1  the API said no,         78   create-table, import: wrong
+     or a job or a check           settings, or another table
+     ended badly              130  Ctrl-C
   2  asked for wrongly
 """
 

@@ -52,7 +52,12 @@ def import_table(
     lab_hours: Annotated[
         float,
         typer.Option(
-            "--lab-hours", min=0.1, max=720, envvar="LAB_DURATION_HOURS", help="Of allocations without an end."
+            "--lab-hours",
+            min=0.1,
+            max=720,
+            metavar="HOURS",
+            envvar="LAB_DURATION_HOURS",
+            help="Of allocations without an end.",
         ),
     ] = 4,
     rate: Annotated[
