@@ -107,7 +107,7 @@ async def test_a_dry_run_shows_what_would_come_and_why_the_rest_would_not_and_br
     await rubbish(old)
     await fill(core, 1)
 
-    done = await brought(old, store, "--dry-run")
+    done = await brought(old, store, "--dry-run", "--yes")
     left = [item for item in await items_of(core) if item["pk"]["S"].startswith(("SBX#", "CLM#"))]
 
     assert ["available", "1", "1", "0"] in done.rows
