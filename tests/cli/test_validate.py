@@ -361,6 +361,16 @@ async def test_a_file_of_settings_that_cannot_be_one_is_refused(tmp_path: Path) 
 BROKEN: dict[str, tuple[str, Callable[[str], str], str]] = {
     "unhashed": ("requirements/api.txt", lambda text: f"{text}\nrequests==2.32.0\n", "requirements"),
     "unpinned": ("requirements/worker.txt", lambda text: f"{text}\nrequests\n", "requirements"),
+    "no_version": (
+        "requirements/api.txt",
+        lambda text: f"{text}\nrequests>=2 --hash=sha256:{'0' * 64}\n",
+        "requirements",
+    ),
+    "one_base": (
+        "Dockerfile",
+        lambda text: text.replace("${PYTHON_DIGEST:+@${PYTHON_DIGEST}}", "", 1),
+        "Dockerfile",
+    ),
     "base": ("Dockerfile", lambda text: text.replace("${PYTHON_DIGEST:+@${PYTHON_DIGEST}}", ""), "Dockerfile"),
     "root": ("Dockerfile.worker", lambda text: text.replace("USER 10001:10001", "USER 0"), "Dockerfile.worker"),
     "health": ("Dockerfile", lambda text: text.replace("HEALTHCHECK", "# HEALTHCHECK"), "Dockerfile"),
