@@ -15,7 +15,7 @@ run: .venv/run .engine/ready ## the whole broker on this machine: store, provide
 	@exec $(BIN)/python -m local.run
 
 test: .venv/dev .engine/ready ## every test that needs no account and no engine but the local ones
-	@$(BIN)/python -m pytest $(if $(ARGS),$(ARGS),-n $(TEST_PROCESSES) --dist loadfile)
+	@$(BIN)/python -m pytest $(if $(ARGS),$(ARGS),-n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder)
 
 check: .venv/dev ## what CI checks: format, lint, types, import contracts
 	$(BIN)/ruff format --check $(CODE)

@@ -4,6 +4,7 @@ import itertools
 import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, closing
+from pathlib import Path
 from typing import Any
 
 import aioboto3
@@ -18,6 +19,16 @@ from local.engine import engine
 from local.store_proxy import StoreProxy
 from tests.builders import NOW
 
+LONG_FILES = (
+    "api/test_schemathesis.py", "worker/test_failover.py", "chaos/test_state_machine.py",
+    "worker/test_crash_points.py", "cli/test_with_a_worker.py", "e2e/test_workshop.py", "e2e/test_operators.py",
+    "chaos/test_soak.py", "worker/test_process.py", "containers/test_images.py", "e2e/test_make_run.py",
+    "api/test_process.py", "e2e/test_incident.py", "worker/test_clean.py",
+)  # fmt: skip
+"""Files of a minute and more, those that compute between those that wait. They come first: a file runs on one
+process, and the last one to begin is the one that everybody waits for."""
+
+TESTS = Path(__file__).parent
 _numbers = itertools.count()
 
 # A run against real AWS keeps its own credentials, a profile's too.
@@ -25,6 +36,12 @@ if not os.environ.get("BROKER_TEST_AWS_TABLE_PREFIX"):
     os.environ.setdefault("AWS_ACCESS_KEY_ID", "local")
     os.environ.setdefault("AWS_SECRET_ACCESS_KEY", "local")
     os.environ.setdefault("AWS_EC2_METADATA_DISABLED", "true")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long files first. `make test` tells xdist to keep the order: its own begins with the files of many tests."""
+    rank = {str(TESTS / name): number for number, name in enumerate(LONG_FILES)}
+    items.sort(key=lambda item: rank.get(str(item.path), len(rank)))
 
 
 @pytest.fixture(scope="session")

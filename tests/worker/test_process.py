@@ -60,7 +60,7 @@ class Process:
 
     async def event(self, name: str, **facts: Any) -> dict[str, Any]:
         """The first event of this name with these facts, waiting for it."""
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(90):
             while True:
                 for event in self.events:
                     if event["event"] == name and facts.items() <= event.items():
