@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from broker.errors import NoSandboxAvailable, StoreThrottled, StoreUnavailable, WrongState
-from broker.operations import MAX_TRIES
+from broker.insist import MAX_TRIES
 from broker.sandbox import EndedBy, Sandbox, State
 from broker.store.events import Cause
 from broker.wiring import Broker
