@@ -62,31 +62,41 @@ def by_name(url: str) -> str:
     return url.replace("127.0.0.1", "localhost")
 
 
+@pytest.mark.timeout(300)
 async def test_names_that_hang_hold_up_no_other_tenant_nor_the_store_nor_the_end(
     shim: str, proxy: StoreProxy, ministack: str, table_name: str
 ) -> None:
-    names = [f"team-{n}" for n in range(HANGING)]
+    """The deletion needs new connections, and a lookup, to both: the store's are cut, the provider's are idle."""
+    teams = [f"team-{n}" for n in range(HANGING)]
     async with a_provider() as healthy, a_broker(ministack, table_name) as core:
-        for name in names:
-            provider = Provider(base_url=f"https://{name}.hangs", secret="env:CSP_API_TOKEN_TEAM")
-            await core.tenants.create(Tenant(name=name, provider=provider), TEST_CAUSE, now=1)
-        async with a_worker_process(
-            by_name(proxy.url),
-            table_name,
-            Simulator(by_name(healthy.url), healthy.simulation, healthy.http),
-            LD_PRELOAD=shim,
-            UV_THREADPOOL_SIZE="4",
-            CSP_API_TOKEN_TEAM=TOKEN,
-            CSP_READ_ATTEMPTS="1",
-        ) as worker:
-            await worker.event("job done", job="sync", tenant="acme")
+        for team in teams:
+            provider = Provider(base_url=f"https://{team}.hangs", secret="env:CSP_API_TOKEN_TEAM")
+            await core.tenants.create(Tenant(name=team, provider=provider), TEST_CAUSE, now=1)
+        async with (
+            a_worker_process(
+                by_name(proxy.url),
+                table_name,
+                Simulator(by_name(healthy.url), healthy.simulation, healthy.http),
+                LD_PRELOAD=shim,
+                UV_THREADPOOL_SIZE="4",
+                CSP_API_TOKEN_TEAM=TOKEN,
+                CSP_READ_ATTEMPTS="1",
+                SYNC_INTERVAL_SEC="20",
+                GAUGES_INTERVAL_SEC="30",
+            ) as worker,
+            httpx.AsyncClient(base_url=worker.url) as http,
+        ):
 
             async def all_hang() -> bool:
-                async with httpx.AsyncClient() as http:
-                    metrics = (await http.get(f"{worker.url}/metrics")).text
-                return all(f'kind="TIMEOUT",tenant="{name}"' in metrics for name in names)
+                await asyncio.sleep(0.5)
+                metrics = (await http.get("/metrics", timeout=60)).text
+                return all(f'kind="TIMEOUT",tenant="{team}"' in metrics for team in teams)
 
-            await until(all_hang, within_s=40)
+            async def filled() -> bool:
+                return await core.sandboxes.count("acme", State.AVAILABLE) == 10
+
+            await until(filled, within_s=80)
+            await until(all_hang, within_s=80)
             proxy.faults.change({"reset_next": 10})
             held = await allocate(core, "student-1")
             await release(core, held.sandbox_id, "student-1")
@@ -95,7 +105,7 @@ async def test_names_that_hang_hold_up_no_other_tenant_nor_the_store_nor_the_end
                 row = await core.sandboxes.get("acme", held.sandbox_id)
                 return row is not None and row.state is State.DELETED
 
-            await until(deleted, within_s=30)
+            await until(deleted, within_s=80)
             code = await worker.stop()
 
     assert code == 0
