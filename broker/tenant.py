@@ -78,10 +78,17 @@ class Tenant:
     def state(self) -> TenantState:
         return TenantState.DRAINED if "" in self.drained else TenantState.ACTIVE
 
-    def rivals(self, tenants: Iterable["Tenant"]) -> frozenset[str]:
-        """The prefixes of the other tenants whose sandboxes come from the same provider."""
-        where = self.provider and self.provider.base_url
-        others = [t for t in tenants if t.name != self.name and (t.provider and t.provider.base_url) == where]
+    def rivals(self, tenants: Iterable["Tenant"], *, installation: str) -> frozenset[str]:
+        """The prefixes of the other tenants whose sandboxes come from the same provider.
+
+        Args:
+            installation: the origin of the provider that those without one of their own have.
+        """
+
+        def origin(tenant: Tenant) -> str:
+            return tenant.provider.origin if tenant.provider else installation
+
+        others = [t for t in tenants if t.name != self.name and origin(t) == origin(self)]
         return frozenset(prefix for other in others for prefix in other.prefixes)
 
     def owns(self, account_name: str, rivals: frozenset[str] = frozenset()) -> bool:

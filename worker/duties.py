@@ -16,6 +16,7 @@ from broker.sandbox import State
 from broker.selection import Selector
 from broker.settings import WorkerSettings
 from broker.store.reports import WorkerReport
+from broker.tenant import origin_of
 from broker.version import VERSION
 from broker.wiring import Broker
 from worker.alerts import TODO, Alerts
@@ -209,6 +210,7 @@ class Worker:
                 self.provider,
                 tenant=await self._broker.tenants.get(self._settings.tenant),
                 origin=self._origin,
+                installation=origin_of(self._settings.provider_url),
                 request_id=request_id,
                 now=int(self._clock()),
                 fence=self._fence,

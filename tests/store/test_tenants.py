@@ -138,12 +138,42 @@ def test_of_several_prefixes_that_fit_the_longest_has_the_account() -> None:
     everybody = [own, north, old, far]
 
     def owners(account: str) -> list[str]:
-        return [tenant.name for tenant in everybody[:3] if tenant.owns(account, tenant.rivals(everybody))]
+        return [
+            tenant.name
+            for tenant in everybody[:3]
+            if tenant.owns(account, tenant.rivals(everybody, installation="csp.example.net:443"))
+        ]
 
     assert [owners(name) for name in ("lab-1", "north-1", "north-old-1", "zoo-1")] == [
         ["default"], ["north"], ["old"], ["old"],
     ]  # fmt: skip
     assert Tenant(name="east", prefixes=("north-",)).owns("north-1", frozenset({"north-"})), "whoever is first"
+
+
+@pytest.mark.parametrize(
+    ("base_url", "rivals"),
+    [
+        ("https://csp.example.org", True),
+        ("https://csp.example.org/", True),
+        ("https://csp.example.org/v2", True),
+        ("https://CSP.Example.org:443", True),
+        ("https://csp.example.org.", True),
+        ("https://csp.example.org:8443", False),
+        ("https://csp.example.com", False),
+    ],
+)
+def test_rivals_are_who_come_to_one_provider_under_whatever_spelling(base_url: str, rivals: bool) -> None:
+    """The environment's provider is one like any other: somebody may bring its address as his own."""
+    there = Provider(base_url="https://csp.example.org", secret="north/csp")
+    here = Provider(base_url=base_url, secret="other/csp")
+    north = Tenant(name="north", prefixes=("north-",), provider=there)
+    found = frozenset({"north-"}) if rivals else frozenset()
+
+    others = Tenant(name="other", provider=here)
+    assert others.rivals([others, north], installation="csp.example.net:443") == found
+    default = Tenant(name="default")
+    assert default.rivals([default, north], installation=here.origin) == found
+    assert north.rivals([others, north, default], installation=here.origin) == frozenset(), "never its own"
 
 
 def test_a_tenants_pool_is_what_begins_with_one_of_its_prefixes() -> None:

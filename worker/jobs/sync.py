@@ -65,6 +65,7 @@ class Sync:
         *,
         tenant: Tenant,
         origin: str | None = None,
+        installation: str,
         request_id: str,
         now: int,
         fence: Fence,
@@ -82,6 +83,7 @@ class Sync:
         self._tenants = broker.tenants
         self._rivals: frozenset[str] = frozenset()
         self._origin = origin  # of the provider, as in Sandbox.provider
+        self._installation = installation  # the origin of the environment's provider
         self._request_id = request_id
         self._now = now
         self._fence = fence
@@ -101,7 +103,9 @@ class Sync:
             LeadershipLost: another worker leads, and syncs; what it wrote stands.
         """
         before = await self._states.read(self._tenant)
-        self._rivals = self._owner.rivals([tenant async for tenant in self._tenants.all()])
+        self._rivals = self._owner.rivals(
+            [tenant async for tenant in self._tenants.all()], installation=self._installation
+        )
         listing = await self._listed()
         state = await self._judged(listing, before)
         if state.suspicion is None:
