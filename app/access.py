@@ -152,7 +152,7 @@ def _names_its_own(request: Request, credential: Credential) -> None:
         PlatformOnly: it names another tenant.
     """
     if set(request.query_params.getlist(TENANT)) - {credential.tenant}:
-        raise PlatformOnly("Another tenant's are")
+        raise PlatformOnly("What is another tenant's is")
 
 
 def _query_of(dependant: Dependant) -> Iterator[str]:
