@@ -354,7 +354,9 @@ async def test_the_last_admin_key_of_a_tenant_is_known_as_such_and_its_end_is_wa
     rotated = await post(f"{second}/rotate", {"overlap_s": 600}, **of_north)
     assert "tenant north has no other admin key" in rotated["warnings"][0]
     assert [await last(key_id, **of_north) for key_id in (second, rotated["id"])] == [False, True]
-    ended = await post(f"{rotated['id']}/revoke", {"reason": "a test"}, **of_north)
+    anew = await post(f"{rotated['id']}/rotate", {"overlap_s": 600}, **of_north)
+    assert await last(anew["id"], **of_north), "both before it are on their way out"
+    ended = await post(f"{anew['id']}/revoke", {"reason": "a test"}, **of_north)
     assert "tenant north has no admin key now" in ended["warnings"][0]
     assert (await post(f"{track}/revoke", {"reason": "a test"}, **of_north))["warnings"] == []
 
