@@ -34,6 +34,7 @@ from app.pool_gauges import PoolGauges
 from app.protocol import BoundedProtocol
 from app.readiness import Readiness
 from app.routes import admin, events, holders, jobs, keys, operations, ops, sandboxes, tenants
+from app.tenant_desk import TenantDesk
 from broker import logs
 from broker.errors import BrokerError, ForeignTable, StoreThrottled, StoreUnavailable
 from broker.key import Peppers
@@ -168,7 +169,8 @@ async def _boot(app: FastAPI, settings: ApiSettings, metrics: Metrics, stack: As
         key_desk=_key_desk(app, broker, cursors),
         selector=Selector(broker.sandboxes, broker.tenants),
         dead_letters=DeadLetters(broker.jobs, broker.sandboxes),
-        audit=Audit(broker.event_log, broker.tenants, cursors),
+        audit=Audit(broker.event_log, broker.tenants, broker.keys, cursors),
+        tenant_desk=TenantDesk(broker.tenants, cursors),
     )
     app.state.key_ring.open(broker.keys)
     app.state.ceilings.open(broker.tenants)
@@ -179,7 +181,14 @@ async def _boot(app: FastAPI, settings: ApiSettings, metrics: Metrics, stack: As
 def _key_desk(app: FastAPI, broker: Broker, cursors: Cursors) -> KeyDesk | None:
     if (peppers := app.state.peppers) is None:
         return None
-    return KeyDesk(broker.keys, cursors, peppers, changed=app.state.key_ring.forget, clock=time.time)
+    return KeyDesk(
+        broker.keys,
+        cursors,
+        peppers,
+        changed=app.state.key_ring.forget,
+        default_tenant=app.state.settings.tenant,
+        clock=time.time,
+    )
 
 
 async def _opened(settings: ApiSettings, metrics: Metrics, stack: AsyncExitStack) -> Broker:

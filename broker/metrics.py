@@ -192,7 +192,7 @@ class Metrics:
         )
         self.job_deaths = Counter(
             "worker_job_deaths_total",
-            "Requested jobs that nobody tries again: all attempts failed, killed their worker, timed out.",
+            "Requested jobs that nobody tries again: failed, killed their worker, timed out, permission lost.",
             ["tenant", "kind", "why"],
             registry=w,
         )

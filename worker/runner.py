@@ -197,6 +197,7 @@ class Runner:
         """One line an end. A job that nobody will try again is an alert."""
         facts = _facts(ended) | {"state": ended.state.value, "counts": dict(ended.result or {})}
         if ended.state is JobState.DEAD and (ended.error or "").startswith(PERMISSION_REVOKED):
+            self._metrics.job_deaths.labels(self._tenant, ended.kind.value, "permission").inc()
             log.warning("job refused: who asked for it may not any more", extra=facts | {"why": ended.error})
         elif ended.state in WORST:
             why = "timed_out" if ended.state is JobState.TIMED_OUT else why

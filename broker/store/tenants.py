@@ -91,14 +91,20 @@ class Tenants:
 
     async def all(self) -> AsyncIterator[Tenant]:
         """Every tenant by name, as the index sees them: seconds old at the most."""
-        pages = self._client.pages(
-            IndexName=self._client.table.status_index,
-            KeyConditionExpression="gsi1pk = :all",
-            ExpressionAttributeValues={":all": {"S": table.tenants_partition()}},
-        )
-        async for page in pages:
+        async for page in self._client.pages(**self._all()):
             for item in page["Items"]:
                 yield tenant_from(item)
+
+    async def page(self, *, limit: int, after: Item | None = None) -> tuple[list[Tenant], Item | None]:
+        """One page of all tenants by name, as for all(); and where the next one begins."""
+        answer = await self._client.read(
+            "query",
+            **self._all(),
+            TableName=self._client.table.name,
+            Limit=limit,
+            **({"ExclusiveStartKey": after} if after else {}),
+        )
+        return [tenant_from(item) for item in answer["Items"]], answer.get("LastEvaluatedKey")
 
     async def create(self, tenant: Tenant, cause: Cause, *, now: float) -> Tenant:
         """Add a tenant, with its event. The shard count is the installation's.
@@ -144,6 +150,14 @@ class Tenants:
                 return after
         raise StoreUnavailable("contention")
 
+    def _all(self) -> dict[str, Any]:
+        """The arguments of a query for every tenant."""
+        return {
+            "IndexName": self._client.table.status_index,
+            "KeyConditionExpression": "gsi1pk = :all",
+            "ExpressionAttributeValues": {":all": {"S": table.tenants_partition()}},
+        }
+
     async def _write(self, before: Tenant, after: Tenant, cause: Cause, *, now: float) -> None:
         change = table.update_of(_facts(before), _facts(after))
         condition = (
@@ -183,6 +197,7 @@ def _told(tenant: Tenant) -> dict[str, Any]:
         "provider": None if tenant.provider is None else asdict(tenant.provider),
         "prefixes": list(tenant.prefixes),
         "drained": {prefix: drain.reason for prefix, drain in tenant.drained.items()},
+        "drained_by_platform": any(drain.platform for drain in tenant.drained.values()) or None,
     }
 
 
@@ -223,7 +238,9 @@ def tenant_from(item: Item) -> Tenant:
         provider=provider,
         prefixes=tuple(values.get("prefixes", "").split()),
         drained={
-            prefix: Drain(reason=drain["reason"], by=drain["by"], at=drain["at"])
+            prefix: Drain(
+                reason=drain["reason"], by=drain["by"], at=drain["at"], platform=drain.get("platform", False)
+            )
             for prefix, drain in drained.items()
         },
     )

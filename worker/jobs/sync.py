@@ -13,6 +13,7 @@ from dataclasses import replace
 from heapq import nsmallest
 from typing import Final
 
+from broker.action import Action
 from broker.metrics import Metrics
 from broker.policy import (
     GUARDED,
@@ -178,7 +179,7 @@ class Sync:
             attributes=account.attributes,
             since=self._now,
         )
-        return Change(None, sandbox, self._cause("added"))
+        return Change(None, sandbox, self._cause(Action.ADDED))
 
     def _changed(self, sandbox: Sandbox, account: Account, listing: Listing) -> Change | None:
         """What becomes of a sandbox that is listed; None where nothing is to be written."""
@@ -291,7 +292,7 @@ class Sync:
         self._metrics.unexplained_s.labels(self._tenant).set(self._now - oldest)
 
     def _cause(self, action: str) -> Cause:
-        return Cause(actor="worker:sync", action=action, request_id=self._request_id)
+        return Cause(actor="worker:sync", action=Action(action), request_id=self._request_id)
 
 
 def _action(change: Change) -> str:
