@@ -84,6 +84,7 @@ class Look:
     """The whole table at one moment."""
 
     items: list[Item]
+    items_of: dict[str, list[Item]]  # tenant -> its part
     tenants: dict[str, Stored]
     owners: dict[str, tuple[str, str]]  # key of the owner item -> tenant and sandbox
     keys: list[Key]
@@ -92,10 +93,15 @@ class Look:
     @classmethod
     def of(cls, items: list[Item]) -> "Look":
         tenants = {item["tenant"]["S"]: item for item in _kind(items, "TEN")}
+        items_of: dict[str, list[Item]] = {tenant: [] for tenant in tenants}
+        for item in items:
+            if "tenant" in item:
+                items_of.setdefault(item["tenant"]["S"], []).append(item)
         owners = {item["pk"]["S"]: (item["tenant"]["S"], item["sandbox_id"]["S"]) for item in _kind(items, "OWN")}
         return cls(
             items,
-            {tenant: Stored.of(items, tenant) for tenant in tenants},
+            items_of,
+            {tenant: Stored.of(items_of[tenant], tenant) for tenant in tenants},
             owners,
             [key for key in map(key_from, _kind(items, "KEY")) if key is not None],
             {tenant: int(item.get("version", {"N": 0})["N"]) for tenant, item in tenants.items()},
@@ -116,8 +122,9 @@ def _kind(items: list[Item], *parts: str) -> Iterable[Item]:
 def check_stored(look: Look) -> None:
     """One holder a sandbox, one sandbox a claim, one owner an account, one slot a sandbox; only legal moves,
     nothing lost, no change without its event."""
+    assert set(look.items_of) == set(look.tenants), "items of a tenant that there is not"
     for tenant, stored in look.tenants.items():
-        audit_items(look.items, tenant)
+        audit_items(look.items_of[tenant], tenant)
         for sandbox in stored.sandboxes.values():
             assert sandbox.id in stored.history, f"{sandbox.id}: came from nowhere"
         for sandbox_id, events in stored.history.items():

@@ -28,6 +28,8 @@ SANDBOXES = 60
 LOOK_EVERY_S = 15.0
 TELL_EVERY_S = 5.0
 LAST_EVENTS = 15
+MOST_CRASHES = 3
+"""Of requests and jobs, that are told in full: the invariants held all the same, but nobody foresaw them."""
 
 
 @dataclass
@@ -160,6 +162,8 @@ class Soak:
             print(f"\n{title}")
             for name, value in rows.items():
                 print(f"  {value:>8}  {name}")
+        for line in [line for line in self.fleet.lines if "crashed" in line][-MOST_CRASHES:]:
+            print(f"\nthis must not be: {line}")
         print(
             f"\n{(time.monotonic() - self.began) / 60:.1f} minutes, seed {self.args.seed}: {inspector.looks} looks"
             f" at all items, {inspector.samples} samples of the processes, somebody led in {led:.0f} %"
