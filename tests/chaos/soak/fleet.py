@@ -138,7 +138,7 @@ class Fleet:
         answer.raise_for_status()
         return answer.json()
 
-    async def ready(self, member: Member, *, within_s: float = 40) -> None:
+    async def ready(self, member: Member, *, within_s: float = 120) -> None:
         async with asyncio.timeout(within_s):
             while True:
                 with suppress(httpx.HTTPError):
