@@ -4,7 +4,7 @@ import asyncio
 import logging
 import signal
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from types import FrameType
 from typing import Final
@@ -55,8 +55,13 @@ KEEP_ALIVE_S: Final = 75
 EXIT_CRASH: Final = 1
 
 
-def create_app(settings: ApiSettings) -> FastAPI:
-    """The whole application. Its store is opened by the lifespan."""
+def create_app(
+    settings: ApiSettings,
+    *,
+    clock: Callable[[], float] = time.time,
+    monotonic: Callable[[], float] = time.monotonic,
+) -> FastAPI:
+    """The whole application. Its store is opened by the lifespan. The clocks tell how old is what it knows."""
     metrics = Metrics(of_worker=False)
 
     @asynccontextmanager
@@ -91,10 +96,8 @@ def create_app(settings: ApiSettings) -> FastAPI:
     app.state.parts = None
     app.state.exit_code = 0
     app.state.peppers = Peppers(settings.peppers) if settings.peppers else None
-    app.state.key_ring = KeyRing(
-        app.state.peppers, tenant=settings.tenant, clock=time.time, monotonic=time.monotonic
-    )
-    app.state.ceilings = TenantCeilings()
+    app.state.key_ring = KeyRing(app.state.peppers, tenant=settings.tenant, clock=clock, monotonic=monotonic)
+    app.state.ceilings = TenantCeilings(monotonic=monotonic)
     _add_routes(app, settings)
     must_be_complete(app)
     _add_middleware(app, settings, metrics)

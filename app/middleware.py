@@ -7,6 +7,8 @@ import secrets
 import time
 from typing import Final
 
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.errors import broker_error, plain_error
@@ -121,6 +123,10 @@ class Crashes:
 
         try:
             await self._app(scope, receive, watched)
+        except ClientDisconnect:  # before the whole request was here: nobody's fault, and nobody to be answered
+            scope["state"]["outcome"] = "CLIENT_GONE"
+            if not started:
+                await Response(status_code=400)(scope, receive, send)
         except Exception:
             if scope["type"] != "http":
                 raise
@@ -213,6 +219,8 @@ async def _read_first(receive: Receive) -> tuple[ASGIApp | None, Receive]:
             more = True
             while more and len(body) <= MAX_BODY_BYTES:
                 message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise ClientDisconnect  # half a request is none: without its body it would mean something else
                 body += message.get("body", b"")
                 more = message.get("more_body", False)
     except TimeoutError:

@@ -4,6 +4,7 @@ import itertools
 import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, closing
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,12 @@ def settings_for(url: str | None, table_name: str, **changes: Any) -> CoreSettin
     return CoreSettings(**(values | changes))
 
 
+@cache
+def aws_session() -> aioboto3.Session:
+    """Shared, as it reads the service's model from disk once: a tenth of a second and more."""
+    return aioboto3.Session()
+
+
 @asynccontextmanager
 async def a_broker(
     url: str | None, table_name: str, *, lease_s: int = 4 * 3600, max_per_holder: int = 5, **more: Any
@@ -91,7 +98,7 @@ async def a_broker(
     clocks = {name: more.pop(name) for name in ("clock", "monotonic") if name in more}
     settings = settings_for(url, table_name, **more)
     metrics = Metrics()
-    async with aioboto3.Session().client(
+    async with aws_session().client(
         "dynamodb", region_name=settings.region, endpoint_url=url, config=client_config(settings)
     ) as dynamodb:
         table = table_of(settings)
