@@ -126,7 +126,10 @@ class Metrics:
             registry=w,
         )
         self.job_runs = Counter(
-            "worker_job_runs_total", "Runs of the worker's duties by outcome.", ["tenant", "duty", "outcome"], registry=w
+            "worker_job_runs_total",
+            "Runs of the worker's duties by outcome.",
+            ["tenant", "duty", "outcome"],
+            registry=w,
         )
         self.job_s = Histogram("worker_job_seconds", "Time of a duty's run.", ["duty"], buckets=_SLOW, registry=w)
         self.job_last_success = Gauge(
@@ -136,7 +139,10 @@ class Metrics:
             registry=w,
         )
         self.job_items = Counter(
-            "worker_job_sandboxes_total", "What duties did with sandboxes.", ["tenant", "duty", "outcome"], registry=w
+            "worker_job_sandboxes_total",
+            "What duties did with sandboxes.",
+            ["tenant", "duty", "outcome"],
+            registry=w,
         )
         self.provider_s = Histogram(
             "worker_provider_call_seconds", "Time of a provider call.", ["call"], buckets=_SLOW, registry=w
