@@ -1,6 +1,7 @@
 """Which metrics the two processes export, and which of them an expression asks for."""
 
 import re
+from functools import cache
 from typing import Any, cast
 
 from prometheus_client import CollectorRegistry
@@ -23,11 +24,13 @@ def registry() -> CollectorRegistry:
     return metrics.registry
 
 
+@cache
 def families() -> dict[str, Metric]:
     """By the name that a query uses; a histogram by the name that it was given."""
     return {f"{m.name}_total" if m.type == "counter" else m.name: m for m in registry().collect()}
 
 
+@cache
 def labels() -> dict[str, set[str]]:
     """The labels that each family was declared with; those of a process have none."""
     declared = [c for c in registry()._collector_to_names if hasattr(c, "_labelnames")]

@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ RULES = ROOT / "monitoring" / "alerts.yml"
 OF_THE_SCRAPER = {"job", "instance", "le"}
 
 
+@cache
 def rules() -> dict[str, dict[str, Any]]:
     """By the alert's name."""
     groups = yaml.safe_load(RULES.read_text())["groups"]

@@ -2,6 +2,7 @@
 
 import json
 import re
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ IN_NO_PANEL = {
 }
 
 
+@cache
 def panels() -> list[dict[str, Any]]:
     return [panel for panel in json.loads(FILE.read_text())["panels"] if panel["type"] != "row"]
 
