@@ -87,6 +87,7 @@ def _panel(panel: Panel, number: int, place: dict[str, int]) -> dict[str, Any]:
         options = {"reduceOptions": {"calcs": ["lastNotNull"]}, "colorMode": "background", "textMode": panel.shows}
     elif panel.kind == "table":
         options = {"showHeader": True}
+    hidden = {"id": "organize", "options": {"excludeByName": {"Time": True, "Value": True}}}
     return {
         "id": number,
         "type": panel.kind,
@@ -106,6 +107,7 @@ def _panel(panel: Panel, number: int, place: dict[str, int]) -> dict[str, Any]:
             "overrides": [],
         },
         "options": options,
+        **({"transformations": [hidden]} if panel.kind == "table" else {}),
     }
 
 

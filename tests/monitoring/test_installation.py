@@ -245,15 +245,14 @@ async def test_no_leader_fires_when_the_worker_is_killed_and_resolves_with_the_n
     async def led() -> bool:
         return not await fires()
 
+    async def shown() -> bool:
+        rows = [labels for labels, _ in await running.prometheus.query(as_asked("Alerts that fire"))]
+        return {"alertname": "NoLeader", "severity": "critical"} in rows
+
     await until(led)
     await running.kill_the_worker()
     await until(fires)
-    [shown] = [
-        labels
-        for labels, _ in await running.prometheus.query(as_asked("Alerts that fire"))
-        if labels["alertname"] == "NoLeader"
-    ]
-    assert shown["severity"] == "critical"
+    await until(shown)
 
     await running.start_worker()
     await until(led)
