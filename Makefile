@@ -6,7 +6,7 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 p
 BIN := .venv/bin
 TEST_PROCESSES ?= 3
 PIP_FLAGS := --quiet --disable-pip-version-check --require-hashes
-CODE := broker app worker cli simulator local tests bench
+CODE := broker app worker cli simulator local tests bench monitoring
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +39,9 @@ bench: .venv/run .engine/ready ## what an allocation costs as the pool grows to 
 bench-sync: .venv/run .engine/ready ## what a sync costs as the listing grows (ARGS="--most 100000")
 	@$(BIN)/python -m bench.large_sync $(ARGS)
 
+dashboard: .venv/run ## write the Grafana dashboard anew from monitoring/grafana/*.py
+	@$(BIN)/python -m monitoring.grafana.dashboard > monitoring/grafana/sandbox-broker.json
+
 engine: .engine/ready ## install the local DynamoDB engine
 
 install: .venv/dev .engine/ready ## everything that run, test and check need
@@ -54,7 +57,7 @@ lock: .venv/dev ## pin the dependencies anew, with hashes; no index address is r
 clean: ## remove what make installed
 	rm -rf .venv .engine build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 
-.PHONY: help run test incident soak bench bench-sync check format engine install lock clean python
+.PHONY: help run test incident soak bench bench-sync dashboard check format engine install lock clean python
 
 python:
 	@test -n "$(PYTHON)" || { echo "make: Python 3.11 or newer is needed: install it, or say where with 'make PYTHON=/path/to/python3'." >&2; exit 1; }

@@ -102,7 +102,7 @@ async def until_deleted(core: Broker, sandbox_id: str, tenant: str = "acme") -> 
 
 
 def runs(core: Broker, tenant: str, outcome: str) -> float:
-    labels = {"tenant": tenant, "job": "sync", "outcome": outcome}
+    labels = {"tenant": tenant, "duty": "sync", "outcome": outcome}
     return core.metrics.registry.get_sample_value("worker_job_runs_total", labels) or 0.0
 
 
