@@ -117,12 +117,19 @@ class Tenants:
         keys = {"gsi1pk": {"S": table.tenants_partition()}, "gsi1sk": {"S": tenant.name}}
         item = _facts(created) | table.encode({"shards": self._default_shards}) | keys
         put = self._client.put(item | table.tenant_key(tenant.name), "attribute_not_exists(pk)")
-        try:
-            await self._client.transact(put, *await self._events_of(None, created, cause, now=now))
-        except TransactionRefused as refused:
-            raise (refused.failure() or TenantExists(tenant.name)) from refused
-        self._known.forget(table.tenant_key(tenant.name))
-        return created
+        for number in range(MAX_TRIES):
+            try:
+                await self._client.transact(put, *await self._events_of(None, created, cause, now=now))
+            except TransactionRefused as refused:
+                if refused.reasons and refused.reasons[0].condition_failed:
+                    raise TenantExists(tenant.name) from refused
+                if failure := refused.failure():
+                    raise failure from refused
+                await asyncio.sleep(_PAUSE_S * number * random.random())  # noqa: S311  jitter
+            else:
+                self._known.forget(table.tenant_key(tenant.name))
+                return created
+        raise StoreUnavailable("contention")
 
     async def change(self, name: str, edit: Callable[[Tenant], Tenant], cause: Cause, *, now: float) -> Tenant:
         """Write what `edit` makes of the tenant, with its event; nothing where it changes nothing.

@@ -2,17 +2,20 @@
 
 import asyncio
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from broker.errors import TenantExists, TenantNotFound
+from broker.errors import StoreUnavailable, TenantExists, TenantNotFound
 from broker.store import table
 from broker.store.events import Cause
 from broker.tenant import Drain, Limits, Provider, Tenant, TenantState
 from broker.wiring import Broker
+from local.store_proxy import StoreProxy
 from tests.audit import items_of
 from tests.builders import NOW, TEST_CAUSE
+from tests.conftest import a_broker
 
 WHY = Cause(actor="ada", action="change_tenant", request_id="req-9", reason="INC-4711")
 FULL = Tenant(
@@ -46,6 +49,21 @@ async def test_a_name_is_given_once(broker: Broker) -> None:
     assert sum(isinstance(answer, Tenant) for answer in answers) == 1
     assert all(isinstance(answer, Tenant | TenantExists) for answer in answers)
     assert len(await changes_of(broker, "north")) == 1
+
+
+@pytest.mark.parametrize("slot", [0, 1])
+async def test_a_mere_conflict_is_no_tenant_of_that_name(proxy: StoreProxy, table_name: str, slot: int) -> None:
+    async with a_broker(proxy.url, table_name) as core:
+        proxy.faults.conflict_next = {slot: 2}
+        created = await core.tenants.create(FULL, TEST_CAUSE, now=NOW)
+        assert await core.tenants.present("north") == created
+
+        proxy.faults.conflict_next = {slot: 100}
+        with pytest.raises(StoreUnavailable, match="contention"):
+            await core.tenants.create(replace(FULL, name="south"), TEST_CAUSE, now=NOW)
+        proxy.faults.conflict_next = {}
+        with pytest.raises(TenantNotFound):
+            await core.tenants.present("south")
 
 
 async def test_a_tenant_that_nobody_created_has_no_limits_and_cannot_be_changed(broker: Broker) -> None:
