@@ -80,7 +80,9 @@ class RequestContext:
         method = scope["method"] if scope["method"] in _METHODS else "other"
         self._metrics.requests.labels(route, method, str(status)).inc()
         self._metrics.request_s.labels(route).observe(took_s)
-        level = logging.DEBUG if scope["path"] in _PROBES else logging.INFO
+        level = logging.INFO
+        if scope["path"] in _PROBES:  # told where one fails alone: a metric filter counts these lines
+            level = logging.WARNING if status >= 500 else logging.DEBUG
         if not log.isEnabledFor(level):
             return
         state = scope["state"]

@@ -270,6 +270,8 @@ class Worker:
         pool = await count_pool(self._broker.sandboxes, self._broker.gauges, tenant=tenant, now=now)
         oldest_s = 0 if pool.oldest_pending_at is None else max(0, now - pool.oldest_pending_at)
         self.alerts.evaluate(depth=pool.pending, oldest_pending_s=oldest_s)
+        counts = {state.value: count for state, count in pool.states.items()}
+        log.info("pool counted", extra={"tenant": tenant, "missing": pool.missing, **counts})  # terraform/logs.tf
         return Counter()
 
     async def report(self, _: str) -> Counter[str]:
