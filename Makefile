@@ -42,6 +42,12 @@ bench-sync: .venv/run .engine/ready ## what a sync costs as the listing grows (A
 dashboard: .venv/run ## write the Grafana dashboard anew from monitoring/grafana/*.py
 	@$(BIN)/python -m monitoring.grafana.dashboard > monitoring/grafana/sandbox-broker.json
 
+terraform: .venv/dev ## terraform/ is formatted and valid, keeps its policies, applies to an emulated AWS, is gone after
+	@$(BIN)/python -m pytest tests/terraform $(ARGS)
+
+checkov: .venv-checkov/ready ## terraform/ against checkov's rules; each one not kept says why where it stands
+	@.venv-checkov/bin/checkov -d terraform --framework terraform --quiet --compact --skip-download
+
 engine: .engine/ready ## install the local DynamoDB engine
 
 install: .venv/dev .engine/ready ## everything that run, test and check need
@@ -55,9 +61,9 @@ lock: .venv/dev ## pin the dependencies anew, with hashes; no index address is r
 	$(LOCK) requirements/engine.in -o requirements/engine.txt
 
 clean: ## remove what make installed
-	rm -rf .venv .engine build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf .venv .venv-checkov .engine build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 
-.PHONY: help run test incident soak bench bench-sync dashboard check format engine install lock clean python
+.PHONY: help run test incident soak bench bench-sync dashboard terraform checkov check format engine install lock clean python
 
 python:
 	@test -n "$(PYTHON)" || { echo "make: Python 3.11 or newer is needed: install it, or say where with 'make PYTHON=/path/to/python3'." >&2; exit 1; }
@@ -78,3 +84,7 @@ python:
 .engine/ready: requirements/engine.txt | python
 	@echo "Installing the local DynamoDB engine (once) ..."
 	@$(PYTHON) -m venv .engine && .engine/bin/pip install $(PIP_FLAGS) -r requirements/engine.txt && touch $@
+
+.venv-checkov/ready: | python
+	@echo "Installing checkov (once; it pins much that the broker does not need) ..."
+	@$(PYTHON) -m venv .venv-checkov && .venv-checkov/bin/pip install --quiet --disable-pip-version-check checkov==3.3.30 && touch $@
