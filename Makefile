@@ -6,7 +6,7 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 p
 BIN := .venv/bin
 TEST_PROCESSES ?= 3
 PIP_FLAGS := --quiet --disable-pip-version-check --require-hashes
-CODE := broker app worker cli simulator local tests bench
+CODE := broker app worker cli simulator local tests bench monitoring
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -15,7 +15,7 @@ run: .venv/run .engine/ready ## the whole broker on this machine: store, provide
 	@exec $(BIN)/python -m local.run
 
 test: .venv/dev .engine/ready ## every test that needs no account and no engine but the local ones
-	@$(BIN)/python -m pytest $(if $(ARGS),$(ARGS),-n $(TEST_PROCESSES) --dist loadfile)
+	@$(BIN)/python -m pytest $(if $(ARGS),$(ARGS),-n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder)
 
 check: .venv/dev ## what CI checks: format, lint, types, import contracts
 	$(BIN)/ruff format --check $(CODE)
@@ -39,6 +39,15 @@ bench: .venv/run .engine/ready ## what an allocation costs as the pool grows to 
 bench-sync: .venv/run .engine/ready ## what a sync costs as the listing grows (ARGS="--most 100000")
 	@$(BIN)/python -m bench.large_sync $(ARGS)
 
+dashboard: .venv/run ## write the Grafana dashboard anew from monitoring/grafana/*.py
+	@$(BIN)/python -m monitoring.grafana.dashboard > monitoring/grafana/sandbox-broker.json
+
+terraform: .venv/dev ## terraform/ is formatted and valid, keeps its policies, applies to an emulated AWS, is gone after
+	@$(BIN)/python -m pytest tests/terraform $(ARGS)
+
+checkov: .venv-checkov/ready ## terraform/ against checkov's rules; each one not kept says why where it stands
+	@.venv-checkov/bin/checkov -d terraform --framework terraform --quiet --compact --skip-download
+
 engine: .engine/ready ## install the local DynamoDB engine
 
 install: .venv/dev .engine/ready ## everything that run, test and check need
@@ -52,9 +61,9 @@ lock: .venv/dev ## pin the dependencies anew, with hashes; no index address is r
 	$(LOCK) requirements/engine.in -o requirements/engine.txt
 
 clean: ## remove what make installed
-	rm -rf .venv .engine build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf .venv .venv-checkov .engine build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 
-.PHONY: help run test incident soak bench bench-sync check format engine install lock clean python
+.PHONY: help run test incident soak bench bench-sync dashboard terraform checkov check format engine install lock clean python
 
 python:
 	@test -n "$(PYTHON)" || { echo "make: Python 3.11 or newer is needed: install it, or say where with 'make PYTHON=/path/to/python3'." >&2; exit 1; }
@@ -75,3 +84,7 @@ python:
 .engine/ready: requirements/engine.txt | python
 	@echo "Installing the local DynamoDB engine (once) ..."
 	@$(PYTHON) -m venv .engine && .engine/bin/pip install $(PIP_FLAGS) -r requirements/engine.txt && touch $@
+
+.venv-checkov/ready: | python
+	@echo "Installing checkov (once; it pins much that the broker does not need) ..."
+	@$(PYTHON) -m venv .venv-checkov && .venv-checkov/bin/pip install --quiet --disable-pip-version-check checkov==3.3.30 && touch $@

@@ -16,10 +16,15 @@ from broker.role import IMPLIED, Role
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """Whom a route lets in: a role, or anybody. `platform`: only those of the default tenant."""
+    """Whom a route lets in: a role, or anybody. `platform`: only those of the default tenant.
+
+    `any_tenant`: operators and admins of the default tenant may name another one by `?tenant=`. Where it is not
+    written down, nobody may.
+    """
 
     role: Role | None
     platform: bool = False
+    any_tenant: bool = False
 
 
 PUBLIC: Final = Access(None)
@@ -27,6 +32,8 @@ TRACK: Final = Access(Role.TRACK)
 VIEWER: Final = Access(Role.VIEWER)
 OPERATOR: Final = Access(Role.OPERATOR)
 ADMIN: Final = Access(Role.ADMIN)
+VIEWER_OF_ANY: Final = Access(Role.VIEWER, any_tenant=True)
+ADMIN_OF_ANY: Final = Access(Role.ADMIN, any_tenant=True)
 PLATFORM_OPERATOR: Final = Access(Role.OPERATOR, platform=True)
 PLATFORM_ADMIN: Final = Access(Role.ADMIN, platform=True)
 
@@ -36,21 +43,21 @@ ROUTES: Final[Mapping[tuple[str, str], Access]] = {
     ("POST", "/v1/sandboxes/{sandbox_id}/mark-for-deletion"): TRACK,
     ("POST", "/v1/sandboxes/{sandbox_id}/extend"): TRACK,
     ("POST", "/v1/sandboxes/{sandbox_id}/heartbeat"): TRACK,
-    ("GET", "/v1/admin/sandboxes"): VIEWER,
-    ("GET", "/v1/admin/stats"): VIEWER,
-    ("GET", "/v1/admin/reconciliation"): VIEWER,
-    ("GET", "/v1/admin/worker"): VIEWER,
+    ("GET", "/v1/admin/sandboxes"): VIEWER_OF_ANY,
+    ("GET", "/v1/admin/stats"): VIEWER_OF_ANY,
+    ("GET", "/v1/admin/reconciliation"): VIEWER_OF_ANY,
+    ("GET", "/v1/admin/worker"): VIEWER_OF_ANY,
     ("POST", "/v1/admin/sync"): OPERATOR,
     ("POST", "/v1/admin/cleanup"): OPERATOR,
     ("POST", "/v1/admin/bulk-delete"): OPERATOR,
     ("POST", "/v1/admin/bulk/{move}"): OPERATOR,
-    ("GET", "/v1/admin/jobs"): VIEWER,
-    ("GET", "/v1/admin/jobs/{job_id}"): VIEWER,
+    ("GET", "/v1/admin/jobs"): VIEWER_OF_ANY,
+    ("GET", "/v1/admin/jobs/{job_id}"): VIEWER_OF_ANY,
     ("POST", "/v1/admin/jobs/{job_id}/cancel"): OPERATOR,
     ("POST", "/v1/admin/jobs/{job_id}/requeue"): OPERATOR,
-    ("GET", "/v1/admin/dead-letters"): VIEWER,
-    ("GET", "/v1/admin/events"): VIEWER,
-    ("GET", "/v1/admin/sandboxes/{sandbox_id}"): VIEWER,
+    ("GET", "/v1/admin/dead-letters"): VIEWER_OF_ANY,
+    ("GET", "/v1/admin/events"): VIEWER_OF_ANY,
+    ("GET", "/v1/admin/sandboxes/{sandbox_id}"): VIEWER_OF_ANY,
     ("POST", "/v1/admin/sandboxes/{sandbox_id}/quarantine"): OPERATOR,
     ("POST", "/v1/admin/sandboxes/{sandbox_id}/reinstate"): OPERATOR,
     ("POST", "/v1/admin/sandboxes/{sandbox_id}/discard"): OPERATOR,
@@ -59,17 +66,19 @@ ROUTES: Final[Mapping[tuple[str, str], Access]] = {
     ("POST", "/v1/admin/sandboxes/{sandbox_id}/abandon"): OPERATOR,
     ("GET", "/v1/admin/mode"): VIEWER,
     ("POST", "/v1/admin/mode"): PLATFORM_OPERATOR,
-    ("GET", "/v1/admin/tenants"): PLATFORM_ADMIN,
+    ("GET", "/v1/admin/tenants"): PLATFORM_OPERATOR,
     ("POST", "/v1/admin/tenants"): PLATFORM_ADMIN,
     ("GET", "/v1/admin/tenants/{tenant}"): VIEWER,
     ("PATCH", "/v1/admin/tenants/{tenant}"): PLATFORM_ADMIN,
-    ("GET", "/v1/admin/pools"): VIEWER,
+    ("POST", "/v1/admin/tenants/{tenant}/drain"): PLATFORM_OPERATOR,
+    ("POST", "/v1/admin/tenants/{tenant}/resume"): PLATFORM_OPERATOR,
+    ("GET", "/v1/admin/pools"): VIEWER_OF_ANY,
     ("POST", "/v1/admin/pools"): OPERATOR,
-    ("GET", "/v1/admin/keys"): ADMIN,
-    ("POST", "/v1/admin/keys"): ADMIN,
-    ("GET", "/v1/admin/keys/{key_id}"): ADMIN,
-    ("POST", "/v1/admin/keys/{key_id}/rotate"): ADMIN,
-    ("POST", "/v1/admin/keys/{key_id}/revoke"): ADMIN,
+    ("GET", "/v1/admin/keys"): ADMIN_OF_ANY,
+    ("POST", "/v1/admin/keys"): ADMIN_OF_ANY,
+    ("GET", "/v1/admin/keys/{key_id}"): ADMIN_OF_ANY,
+    ("POST", "/v1/admin/keys/{key_id}/rotate"): ADMIN_OF_ANY,
+    ("POST", "/v1/admin/keys/{key_id}/revoke"): ADMIN_OF_ANY,
     ("GET", "/healthz"): PUBLIC,
     ("GET", "/readyz"): PUBLIC,
     ("GET", "/metrics"): PUBLIC,
@@ -80,6 +89,9 @@ ROUTES: Final[Mapping[tuple[str, str], Access]] = {
     ("GET", "/v1/docs/start.js"): PUBLIC,
     ("GET", "/v1/docs/{name}"): PUBLIC,
 }
+
+TENANT: Final = "tenant"
+"""The parameter by which another tenant is named."""
 
 bearer = HTTPBearer(
     auto_error=False,
@@ -94,7 +106,8 @@ async def admitted(request: Request) -> None:
         Unauthenticated: no token, or an unknown one.
         StoreUnavailable: an API key that cannot be looked up.
         RoleMissing: a token of another role; or nobody wrote down who may call it, and nobody may.
-        PlatformOnly: of that role, in another tenant.
+        PlatformOnly: of that role, in another tenant; or it names another one, whether there is such a one or not.
+        InvalidInput: it names a tenant, or anything else, that the route does not take.
     """
     access = ROUTES.get((request.method, request.scope["route"].path))
     if access is not None and access.role is None:
@@ -114,6 +127,8 @@ async def admitted(request: Request) -> None:
         raise PlatformOnly
     if access.role is not Role.TRACK:
         _knows_its_query(request)
+    if access.any_tenant and not credential.platform:
+        _names_its_own(request, credential)
 
 
 def _knows_its_query(request: Request) -> None:
@@ -128,6 +143,16 @@ def _knows_its_query(request: Request) -> None:
     if unknown := sorted(set(request.query_params) - known):
         takes = ", ".join(sorted(known)) or "none"
         raise InvalidInput(f"query.{unknown[0]}", f"is not a parameter of this route; it takes {takes}")
+
+
+def _names_its_own(request: Request, credential: Credential) -> None:
+    """Before anything is read, so that no answer tells which tenants there are.
+
+    Raises:
+        PlatformOnly: it names another tenant.
+    """
+    if set(request.query_params.getlist(TENANT)) - {credential.tenant}:
+        raise PlatformOnly("What is another tenant's is")
 
 
 def _query_of(dependant: Dependant) -> Iterator[str]:
@@ -160,6 +185,11 @@ def routes_of(app: FastAPI) -> dict[tuple[str, str], bool]:
     return found
 
 
+def _names_tenants(context: RouteContext) -> bool:
+    """Whether the route takes the name of a tenant in its query."""
+    return isinstance(context.original_route, APIRoute) and TENANT in _query_of(context.dependant)
+
+
 def _is_guarded(context: RouteContext) -> bool:
     if not isinstance(context.original_route, APIRoute):
         return False  # a plain route or a mounted app has no dependencies
@@ -167,7 +197,8 @@ def _is_guarded(context: RouteContext) -> bool:
 
 
 def must_be_complete(app: FastAPI) -> None:
-    """Refuse to start with a route that nobody may call, or that nobody guards.
+    """Refuse to start with a route that nobody may call, or that nobody guards; or that takes a tenant's name
+    though the table does not say so, or does not take it though it does.
 
     Raises:
         LookupError: names them.
@@ -178,3 +209,7 @@ def must_be_complete(app: FastAPI) -> None:
     open_ = [" ".join(route) for route, guarded in routes.items() if not guarded and ROUTES[route] != PUBLIC]
     if open_:
         raise LookupError(f"added in a way that no check stands before them: {', '.join(sorted(open_))}")
+    for context in iter_route_contexts(app.routes):
+        for method in context.methods or ():
+            if ROUTES[method, context.path or "?"].any_tenant != _names_tenants(context):
+                raise LookupError(f"`tenant`: app/access.py and the code differ for {method} {context.path}")

@@ -1,12 +1,14 @@
 """Lists of events for viewers: who changed what, newest first, page by page."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import astuple, dataclass
 from typing import Final
 
 from app.cursors import Cursors
+from broker.key import key_id_of
 from broker.store.event_log import Event, EventLog, Sought, place
+from broker.store.keys import Keys
 from broker.store.tenants import Tenants
 
 _MAX_QUERIES: Final = 80
@@ -25,9 +27,16 @@ class Audit:
     """Pages through one tenant's events of the last 30 days."""
 
     def __init__(
-        self, log: EventLog, tenants: Tenants, cursors: Cursors, *, clock: Callable[[], float] = time.time
+        self,
+        log: EventLog,
+        tenants: Tenants,
+        keys: Keys,
+        cursors: Cursors,
+        *,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self._log = log
+        self._keys = keys
         self._tenants = tenants
         self._cursors = cursors
         self._clock = clock
@@ -56,3 +65,13 @@ class Audit:
             before = part.before
             queries += part.queries
         return EventPage(events, None if before is None else self._cursors.encode({"before": before}, scope=scope))
+
+    async def names(self, events: Iterable[Event], *, tenant: str | None) -> dict[str, str]:
+        """What the keys are called that did it, or that it was done to, by credential. None: whosever they are.
+
+        A key of another tenant goes without: what the platform's people call theirs is nobody else's business.
+        """
+        credentials = (credential for event in events for credential in (event.actor, event.subject or ""))
+        ids = {key_id for credential in credentials if (key_id := key_id_of(credential)) is not None}
+        found = await self._keys.find(ids)
+        return {key.credential: key.name for key in found if tenant in (None, key.tenant)}

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 
-from fastapi import Depends, Header, Path, Request
+from fastapi import Depends, Header, Path, Query, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ValidationError
 
@@ -21,14 +21,16 @@ from app.key_desk import KeyDesk
 from app.pool_gauges import PoolGauges
 from app.readiness import Readiness
 from app.schemas import ReleaseIn
+from app.spelling import ID_PATTERN
+from app.tenant_desk import TenantDesk
+from app.wording import refusal_of
+from broker.action import Action
 from broker.allocation import Wish
 from broker.errors import InvalidInput, MissingSandboxId, NotReady
 from broker.selection import Selector
-from broker.settings import ApiSettings
+from broker.settings import TENANT_PATTERN, ApiSettings
 from broker.store.events import Cause
 from broker.wiring import Broker
-
-ID_PATTERN = r"^[A-Za-z0-9._:-]{1,128}$"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +45,7 @@ class Parts:
     selector: Selector
     dead_letters: DeadLetters
     audit: Audit
+    tenant_desk: TenantDesk
 
 
 async def settings_of(request: Request) -> ApiSettings:
@@ -114,7 +117,7 @@ async def wish_of(
     )
 
 
-def cause_of(request: Request, credential: Credential, action: str, *, reason: str | None = None) -> Cause:
+def cause_of(request: Request, credential: Credential, action: Action, *, reason: str | None = None) -> Cause:
     request_id = request.scope["state"]["request_id"]
     return Cause(
         actor=credential.name, action=action, request_id=request_id, reason=reason, tenant=credential.tenant
@@ -144,6 +147,30 @@ PlatformOperator = Caller
 PlatformAdmin = Caller
 
 
+async def tenant_of(
+    request: Request,
+    caller: Caller,
+    core: Annotated[Parts, Depends(parts_of)],
+    tenant: Annotated[
+        str | None,
+        Query(
+            pattern=TENANT_PATTERN,
+            description="Another tenant's: for operators and admins of the default tenant. Else your own.",
+            examples=["north"],
+        ),
+    ] = None,
+) -> str:
+    """Whose things are asked for: the caller's own, unless another tenant is named. `admitted` has let that in.
+
+    Raises:
+        TenantNotFound: there is none of this name.
+    """
+    if tenant is None or tenant == caller.tenant:
+        return caller.tenant
+    note(request, "looked", of_tenant=tenant)
+    return (await core.broker.tenants.present(tenant)).name
+
+
 async def json_or_nothing(request: Request) -> Any:
     """These routes need no body. One that is sent must at least be JSON: else it was meant for something else.
 
@@ -164,7 +191,7 @@ async def release_of(sent: Annotated[Any, Depends(json_or_nothing)]) -> ReleaseI
     Raises:
         RequestValidationError: its generation is none.
     """
-    with _named_as_body():
+    with _named_as_body(ReleaseIn):
         return ReleaseIn.model_validate(sent if isinstance(sent, dict) else {})
 
 
@@ -172,14 +199,14 @@ Body = TypeVar("Body", bound=BaseModel)
 
 
 @contextmanager
-def _named_as_body() -> Iterator[None]:
+def _named_as_body(model: type[BaseModel]) -> Iterator[None]:
     """What a model refuses is said of the body."""
     try:
         yield
     except ValidationError as error:
         problems = error.errors(include_url=False, include_context=False, include_input=False)
         raise RequestValidationError(
-            [{"loc": ("body", *p["loc"]), "msg": p["msg"].removeprefix("Value error, ")} for p in problems]
+            [{"loc": ("body", *p["loc"]), "msg": refusal_of(model, p)} for p in problems]
         ) from None
 
 
@@ -191,7 +218,7 @@ def body_of(model: type[Body]) -> Any:
     """
 
     async def body(request: Request) -> Body:
-        with _named_as_body():
+        with _named_as_body(model):
             return model.model_validate_json((await request.body()).strip() or b"{}")
 
     return Depends(body)
@@ -201,6 +228,7 @@ Holder = Annotated[str, Depends(holder_of)]
 ReleaseSaid = Annotated[ReleaseIn, Depends(release_of)]
 WishIn = Annotated[Wish, Depends(wish_of)]
 Core = Annotated[Parts, Depends(parts_of)]
+TenantNamed = Annotated[str, Depends(tenant_of)]
 Settings = Annotated[ApiSettings, Depends(settings_of)]
 SandboxId = Annotated[
     str, Path(pattern=ID_PATTERN, description="As the allocation answered it.", examples=["2009521"])

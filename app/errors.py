@@ -10,6 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
+from app.wording import plain_refusal
 from broker import errors
 from broker.errors import BrokerError
 from broker.logs import request_id
@@ -116,7 +117,7 @@ async def on_invalid_request(request: Request, error: Exception) -> Response:
     """What pydantic refused, named but not repeated: the value may be a secret."""
     if not isinstance(error, RequestValidationError):
         raise error
-    problems = [{"where": ".".join(map(str, e["loc"])), "why": e["msg"]} for e in error.errors()]
+    problems = [{"where": ".".join(map(str, e["loc"])), "why": plain_refusal(e)} for e in error.errors()]
     text = "; ".join(f"{p['where']}: {p['why']}" for p in problems)
     return answer(400, body("INVALID_REQUEST", text, details={"problems": problems}))
 

@@ -3,11 +3,12 @@
 import secrets
 import string
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
 from app.cursors import Cursors
-from broker.errors import KeyLimitReached, KeyNotRotatable, StoreUnavailable, WriteConflict
+from broker.errors import BrokerError, KeyLimitReached, KeyNotRotatable, StoreUnavailable, WriteConflict
 from broker.key import ID_CHARS, KEEP_S, Key, KeyState, Peppers, token_of
 from broker.role import Role
 from broker.store.events import Cause
@@ -46,12 +47,14 @@ class KeyDesk:
         peppers: Peppers,
         *,
         changed: Callable[[str], None],
+        default_tenant: str,
         clock: Callable[[], float],
     ) -> None:
         self._keys = keys
         self._cursors = cursors
         self._peppers = peppers
         self._changed = changed
+        self._default_tenant = default_tenant
         self._clock = clock
 
     async def create(self, tenant: str, role: Role, name: str, *, lasts_s: int | None, cause: Cause) -> Made:
@@ -112,6 +115,28 @@ class KeyDesk:
         self._changed(key_id)
         return revoked
 
+    async def is_last_admin(self, key: Key) -> bool:
+        """Whether, but for this key, nobody of its tenant may make keys; as the index sees the others.
+
+        One that gives way to another is on its way out. The default tenant has its bootstrap token.
+        """
+        if key.role is not Role.ADMIN or key.tenant == self._default_tenant:
+            return False
+        live = await self._keys.live(key.tenant, now=self._clock())
+        others = [other for other in live if other.role is Role.ADMIN and other.replaced_by is None]
+        return not {other.id for other in others} - {key.id, key.replaces}
+
+    async def warnings(self, key: Key) -> list[str]:
+        """What to know after a change of an admin's key. It was made: no answer, nothing to know."""
+        last = False
+        with suppress(BrokerError):
+            last = await self.is_last_admin(key)
+        if not last:
+            return []
+        if key.revoked_at is not None:
+            return [f"tenant {key.tenant} has no admin key now: an admin of the default tenant can make it one"]
+        return [f"tenant {key.tenant} has no other admin key: who loses this one asks the default tenant's admins"]
+
     async def get(self, tenant: str, key_id: str) -> Key:
         """Raises KeyNotFound: unknown, or another tenant's."""
         return await self._keys.of(tenant, key_id, now=self._clock())
@@ -134,7 +159,7 @@ class KeyDesk:
         return KeyPage(rows, None if after is None else self._cursors.encode({"k": after}, scope=scope))
 
     async def _within_limit(self, tenant: str, now: float) -> None:
-        if await self._keys.live(tenant, now=now) >= MAX_LIVE:
+        if len(await self._keys.live(tenant, now=now)) >= MAX_LIVE:
             raise KeyLimitReached(MAX_LIVE)
 
     def _made(

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import signal
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from types import FrameType
 from typing import Final
@@ -34,6 +34,7 @@ from app.pool_gauges import PoolGauges
 from app.protocol import BoundedProtocol
 from app.readiness import Readiness
 from app.routes import admin, events, holders, jobs, keys, operations, ops, sandboxes, tenants
+from app.tenant_desk import TenantDesk
 from broker import logs
 from broker.errors import BrokerError, ForeignTable, StoreThrottled, StoreUnavailable
 from broker.key import Peppers
@@ -54,8 +55,13 @@ KEEP_ALIVE_S: Final = 75
 EXIT_CRASH: Final = 1
 
 
-def create_app(settings: ApiSettings) -> FastAPI:
-    """The whole application. Its store is opened by the lifespan."""
+def create_app(
+    settings: ApiSettings,
+    *,
+    clock: Callable[[], float] = time.time,
+    monotonic: Callable[[], float] = time.monotonic,
+) -> FastAPI:
+    """The whole application. Its store is opened by the lifespan. The clocks tell how old is what it knows."""
     metrics = Metrics(of_worker=False)
 
     @asynccontextmanager
@@ -90,10 +96,8 @@ def create_app(settings: ApiSettings) -> FastAPI:
     app.state.parts = None
     app.state.exit_code = 0
     app.state.peppers = Peppers(settings.peppers) if settings.peppers else None
-    app.state.key_ring = KeyRing(
-        app.state.peppers, tenant=settings.tenant, clock=time.time, monotonic=time.monotonic
-    )
-    app.state.ceilings = TenantCeilings()
+    app.state.key_ring = KeyRing(app.state.peppers, tenant=settings.tenant, clock=clock, monotonic=monotonic)
+    app.state.ceilings = TenantCeilings(monotonic=monotonic)
     _add_routes(app, settings)
     must_be_complete(app)
     _add_middleware(app, settings, metrics)
@@ -168,7 +172,8 @@ async def _boot(app: FastAPI, settings: ApiSettings, metrics: Metrics, stack: As
         key_desk=_key_desk(app, broker, cursors),
         selector=Selector(broker.sandboxes, broker.tenants),
         dead_letters=DeadLetters(broker.jobs, broker.sandboxes),
-        audit=Audit(broker.event_log, broker.tenants, cursors),
+        audit=Audit(broker.event_log, broker.tenants, broker.keys, cursors),
+        tenant_desk=TenantDesk(broker.tenants, cursors),
     )
     app.state.key_ring.open(broker.keys)
     app.state.ceilings.open(broker.tenants)
@@ -179,7 +184,14 @@ async def _boot(app: FastAPI, settings: ApiSettings, metrics: Metrics, stack: As
 def _key_desk(app: FastAPI, broker: Broker, cursors: Cursors) -> KeyDesk | None:
     if (peppers := app.state.peppers) is None:
         return None
-    return KeyDesk(broker.keys, cursors, peppers, changed=app.state.key_ring.forget, clock=time.time)
+    return KeyDesk(
+        broker.keys,
+        cursors,
+        peppers,
+        changed=app.state.key_ring.forget,
+        default_tenant=app.state.settings.tenant,
+        clock=time.time,
+    )
 
 
 async def _opened(settings: ApiSettings, metrics: Metrics, stack: AsyncExitStack) -> Broker:

@@ -7,6 +7,8 @@ import secrets
 import time
 from typing import Final
 
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.errors import broker_error, plain_error
@@ -78,7 +80,9 @@ class RequestContext:
         method = scope["method"] if scope["method"] in _METHODS else "other"
         self._metrics.requests.labels(route, method, str(status)).inc()
         self._metrics.request_s.labels(route).observe(took_s)
-        level = logging.DEBUG if scope["path"] in _PROBES else logging.INFO
+        level = logging.INFO
+        if scope["path"] in _PROBES:  # told where one fails alone: a metric filter counts these lines
+            level = logging.WARNING if status >= 500 else logging.DEBUG
         if not log.isEnabledFor(level):
             return
         state = scope["state"]
@@ -121,6 +125,10 @@ class Crashes:
 
         try:
             await self._app(scope, receive, watched)
+        except ClientDisconnect:  # before the whole request was here: nobody's fault, and nobody to be answered
+            scope["state"]["outcome"] = "CLIENT_GONE"
+            if not started:
+                await Response(status_code=400)(scope, receive, send)
         except Exception:
             if scope["type"] != "http":
                 raise
@@ -213,6 +221,8 @@ async def _read_first(receive: Receive) -> tuple[ASGIApp | None, Receive]:
             more = True
             while more and len(body) <= MAX_BODY_BYTES:
                 message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise ClientDisconnect  # half a request is none: without its body it would mean something else
                 body += message.get("body", b"")
                 more = message.get("more_body", False)
     except TimeoutError:

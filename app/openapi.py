@@ -73,6 +73,9 @@ COMMON: Final = (
 )  # fmt: skip
 """What any route behind a token may answer."""
 
+ANY_TENANT: Final = (errors.PlatformOnly, errors.TenantNotFound)
+"""What a route may answer that takes the name of a tenant."""
+
 _TEXTS: Final = {
     400: "The request breaks the contract.",
     401: "No valid token.",

@@ -125,11 +125,19 @@ class HolderIn(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    generation: int | None = Field(strict=True, description="As the allocation answered it.")
+    generation: int | None = Field(
+        strict=True, description="As the allocation answered it.", examples=[1_760_000_017]
+    )
 
 
 class ExtendIn(HolderIn):
-    for_s: int = Field(strict=True, ge=1, le=_YEAR_S, description="Hold it for at least so many seconds from now.")
+    for_s: int = Field(
+        strict=True,
+        ge=1,
+        le=_YEAR_S,
+        description="Hold it for at least so many seconds from now.",
+        examples=[3600],
+    )
 
 
 class ReleaseIn(BaseModel):
@@ -139,6 +147,7 @@ class ReleaseIn(BaseModel):
         None,
         strict=True,
         description="As the allocation answered it: a later allocation is then left alone. Null: not looked at.",
+        examples=[1_760_000_017],
     )
 
 
@@ -176,14 +185,24 @@ def _printable(text: str) -> str:
 Reason = Annotated[
     str,
     AfterValidator(_printable),
-    Field(min_length=3, max_length=200, description="Why, for the audit log: 3 to 200 printable characters."),
+    Field(
+        min_length=3,
+        max_length=200,
+        description="Why, for the audit log: 3 to 200 printable characters.",
+        examples=["INC-4711: the provider lost its network"],
+    ),
 ]
 
 
 Name = Annotated[
     str,
     AfterValidator(_printable),
-    Field(min_length=1, max_length=64, description="What people call it: 1 to 64 printable characters."),
+    Field(
+        min_length=1,
+        max_length=64,
+        description="What people call it: 1 to 64 printable characters.",
+        examples=["kubernetes-101 tracks"],
+    ),
 ]
 
 

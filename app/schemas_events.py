@@ -1,5 +1,6 @@
 """The bodies of answers about events. Their names are public API."""
 
+from collections.abc import Mapping
 from typing import Any, Self
 
 from pydantic import BaseModel, Field
@@ -17,11 +18,17 @@ class EventOut(BaseModel):
     )
     at: int = Field(description="Unix seconds, UTC.", examples=[1_795_255_440])
     actor: str = Field(description="The credential, or the worker's own task.", examples=["worker:clean"])
-    action: str = Field(description="What it was done by.", examples=["allocate"])
+    actor_name: str | None = Field(
+        None,
+        description="What people call it, where it is an API key of yours.",
+        examples=["kubernetes-101 tracks"],
+    )
+    action: str = Field(description="What it was done by: see the parameter `action`.", examples=["allocate"])
     sandbox_id: str | None = Field(None, description="The sandbox that it is about.", examples=["2009521"])
     subject: str | None = Field(
-        None, description="What else it is about: `tenant`, `mode`, `job:<id>`.", examples=["mode"]
+        None, description="What else it is about: `tenant`, `mode`, `job:<id>`, `key:<id>`.", examples=["mode"]
     )
+    subject_name: str | None = Field(None, description="What people call it, where it is an API key of yours.")
     before: Before = Field(
         None, description="A sandbox's state, else an object; null: it was not there.", examples=["available"]
     )
@@ -36,8 +43,10 @@ class EventOut(BaseModel):
     request_id: str = Field(description="It finds the request, or the worker's run, in the log.")
 
     @classmethod
-    def of(cls, event: Event) -> Self:
-        return cls(**{name: getattr(event, name) for name in cls.model_fields})
+    def of(cls, event: Event, names: Mapping[str, str]) -> Self:
+        """`names`: of the keys that are in it, by credential."""
+        told = {name: getattr(event, name) for name in cls.model_fields if not name.endswith("_name")}
+        return cls(**told, actor_name=names.get(event.actor), subject_name=names.get(event.subject or ""))
 
 
 class EventListOut(BaseModel):

@@ -5,8 +5,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictBool, StringConstraints, model_validator
 
 from app.dead_letters import Letters
-from app.deps import ID_PATTERN
 from app.schemas import AdminSandboxOut
+from app.spelling import ID_PATTERN
 from broker.job import Job, JobState, Kind, Priority
 from broker.sandbox import Sandbox
 from broker.selection import Preview
@@ -26,7 +26,7 @@ Reason = Annotated[
     AfterValidator(_printable),
     Field(description="Why, for whoever asks later: 3 to 200 printable characters.", examples=["lab 7 is broken"]),
 ]
-_Id = Annotated[str, StringConstraints(pattern=ID_PATTERN)]
+_Id = Annotated[str, StringConstraints(pattern=ID_PATTERN), Field(examples=["2009521"])]
 
 
 class AskIn(BaseModel):
@@ -34,7 +34,9 @@ class AskIn(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    reason: Reason | None = Field(None, description="Why, for those who look at the job later.")
+    reason: Reason | None = Field(
+        None, description="Why, for those who look at the job later.", examples=["lab 7 is broken"]
+    )
 
 
 class SyncIn(AskIn):
@@ -47,12 +49,14 @@ class BulkIn(AskIn):
     """A reason, and what to move: `ids`, or any of `status`, `track` and `prefix`."""
 
     reason: Reason
-    ids: list[_Id] | None = Field(None, min_length=1, max_length=MAX_IDS, description="These sandboxes.")
+    ids: list[_Id] | None = Field(
+        None, min_length=1, max_length=MAX_IDS, description="These sandboxes.", examples=[["2009521"]]
+    )
     status: Literal["available", "allocated", "deletion_failed"] | None = Field(
         None, description="All of this status; it must be the one that the move starts from."
     )
-    track: _Id | None = Field(None, description="Those of this lab.")
-    prefix: _Id | None = Field(None, description="Those whose name begins so.")
+    track: _Id | None = Field(None, description="Those of this lab.", examples=["kubernetes-101"])
+    prefix: _Id | None = Field(None, description="Those whose name begins so.", examples=["lab-7-"])
     priority: Literal["high", "normal", "low"] = Field("normal", description="Its place in the queue.")
 
     @model_validator(mode="after")

@@ -26,6 +26,7 @@ class KeyIn(BaseModel):
         le=MAX_DAYS,
         strict=True,
         description="It ends by itself after so many days; never, if left out.",
+        examples=[90],
     )
 
     @property
@@ -39,7 +40,12 @@ class RotateIn(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     overlap_s: int = Field(
-        3600, ge=0, le=MAX_OVERLAP_S, strict=True, description="Seconds until the old one ends: 0 to 7 days."
+        3600,
+        ge=0,
+        le=MAX_OVERLAP_S,
+        strict=True,
+        description="Seconds until the old one ends: 0 to 7 days.",
+        examples=[3600],
     )
 
 
@@ -69,13 +75,32 @@ class KeyOut(BaseModel):
     pepper: str = Field(description="Which pepper of API_KEY_PEPPER it needs: a fingerprint.")
 
     @classmethod
-    def of(cls, key: Key, *, now: float, **more: str) -> Self:
+    def of(cls, key: Key, *, now: float, **more: object) -> Self:
         same = set(KeyOut.model_fields) - {"state"}
         return cls.model_validate({name: getattr(key, name) for name in same} | {"state": key.state(now)} | more)
 
 
+_WARNINGS = Field(description="It was done; but look whether this is meant: the tenant's last admin key.")
+
+
+class KeyShownOut(KeyOut):
+    """An API key, and what hangs on it."""
+
+    last_admin: bool = Field(
+        description="Nobody else of the tenant may make keys. False for the default tenant, which has its token."
+    )
+
+
+class KeyRevokedOut(KeyOut):
+    """A key that has ended."""
+
+    warnings: list[str] = _WARNINGS
+
+
 class KeyMadeOut(KeyOut):
     """A new key, with its token."""
+
+    warnings: list[str] = _WARNINGS
 
     token: str = Field(
         description="Send it as `Authorization: Bearer <token>`. It is told this once: keep it now.",
@@ -83,8 +108,8 @@ class KeyMadeOut(KeyOut):
     )
 
     @classmethod
-    def made(cls, made: Made, *, now: float) -> Self:
-        return cls.of(made.key, now=now, token=made.token)
+    def made(cls, made: Made, warnings: list[str], *, now: float) -> Self:
+        return cls.of(made.key, now=now, token=made.token, warnings=warnings)
 
 
 class KeyListOut(BaseModel):

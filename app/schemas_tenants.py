@@ -4,21 +4,20 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
-from app.deps import ID_PATTERN
 from app.schemas_jobs import Reason
+from app.spelling import ID_PATTERN, NEW_TENANT_PATTERN, POOL_PATTERN, SECRET_PATTERN, URL_PATTERN
 from broker.settings import RATE_LIMIT
 from broker.tenant import Limits, Provider, Tenant
 
-TENANT_PATTERN = r"^[a-z0-9][a-z0-9-]{0,62}$"
 MAX_DRAINED = 20
-SECRET_PATTERN = r"^(env:CSP_API_TOKEN_[A-Z0-9_]{1,100}|[A-Za-z0-9/_+=.@-]{1,512}(#[A-Za-z0-9_-]{1,100})?)$"  # noqa: S105  a form
+MAX_WARNINGS = 20
 
 TenantName = Annotated[
     str,
-    StringConstraints(pattern=TENANT_PATTERN),
+    StringConstraints(pattern=NEW_TENANT_PATTERN),
     Field(description="1 to 63 of a-z 0-9 -, beginning with a letter or digit.", examples=["north"]),
 ]
-_Prefix = Annotated[str, StringConstraints(pattern=ID_PATTERN)]
+_Prefix = Annotated[str, StringConstraints(pattern=ID_PATTERN), Field(examples=["north-"])]
 
 
 def _plain(url: str) -> str:
@@ -34,7 +33,10 @@ class ProviderIn(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     base_url: Annotated[str, AfterValidator(_plain)] = Field(
-        pattern=r"^https?://[^/]+", max_length=500, description="The provider's API; https outside development."
+        pattern=URL_PATTERN,
+        max_length=500,
+        description="The provider's API; https outside development.",
+        examples=["https://csp.example.org"],
     )
     secret: str = Field(
         pattern=SECRET_PATTERN,
@@ -49,12 +51,22 @@ class TenantFacts(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    max_live: int | None = Field(None, ge=0, le=10_000, description="Allocations at once; null: no limit.")
+    max_live: int | None = Field(
+        None, ge=0, le=10_000, description="Allocations at once; null: no limit.", examples=[200]
+    )
     lease_s: int | None = Field(
-        None, ge=60, le=30 * 24 * 3600, description="Of an allocation; null: LAB_DURATION_HOURS."
+        None,
+        ge=60,
+        le=30 * 24 * 3600,
+        description="Of an allocation; null: LAB_DURATION_HOURS.",
+        examples=[14_400],
     )
     max_extension_s: int | None = Field(
-        None, ge=0, le=30 * 24 * 3600, description="Beyond the lease, by extending; null: MAX_EXTENSION_HOURS."
+        None,
+        ge=0,
+        le=30 * 24 * 3600,
+        description="Beyond the lease, by extending; null: MAX_EXTENSION_HOURS.",
+        examples=[7200],
     )
     requests: str | None = Field(
         None,
@@ -67,6 +79,7 @@ class TenantFacts(BaseModel):
         [],
         max_length=20,
         description="Of the provider's accounts those whose name begins so; empty: all of them.",
+        examples=[["north-"]],
     )
     reason: Reason
 
@@ -106,11 +119,12 @@ class DrainOut(BaseModel):
     reason: str
     by: str = Field(description="The credential that drained it.")
     at: int = Field(description="Unix seconds, UTC.")
+    platform: bool = Field(description="Drained by the installation's operators: they alone open it.")
 
 
 def _drained(tenant: Tenant) -> list[DrainOut]:
     return [
-        DrainOut(prefix=prefix, reason=drain.reason, by=drain.by, at=drain.at)
+        DrainOut(prefix=prefix, reason=drain.reason, by=drain.by, at=drain.at, platform=drain.platform)
         for prefix, drain in sorted(tenant.drained.items())
     ]
 
@@ -149,8 +163,29 @@ class TenantOut(BaseModel):
         )
 
 
+def _warnings(what: str) -> Any:
+    return Field([], description=f"It was done; but look whether this is meant: {what}")
+
+
+class TenantSetOut(TenantOut):
+    """A tenant as it was just set up, and what may not be meant so."""
+
+    warnings: list[str] = _warnings("a prefix or secret that another tenant has; a token sent in the clear.")
+
+    @classmethod
+    def set_up(cls, tenant: Tenant, doubts: list[str]) -> Self:
+        told = cls.of(tenant)
+        more = len(doubts) - MAX_WARNINGS
+        told.warnings = doubts[:MAX_WARNINGS] + ([f"and {more} more of the kind"] if more > 0 else [])
+        return told
+
+
 class TenantListOut(BaseModel):
-    tenants: list[TenantOut] = Field(description="By name.")
+    """One page, by name. `cursor` asks for the next one; null after the last."""
+
+    tenants: list[TenantOut]
+    count: int = Field(description="Rows on this page.")
+    cursor: str | None
 
 
 class PoolIn(BaseModel):
@@ -159,7 +194,9 @@ class PoolIn(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     prefix: str = Field(
-        pattern=r"^[A-Za-z0-9._:-]{0,128}$", description='What its names begin with; "" is all of the tenant.'
+        pattern=POOL_PATTERN,
+        description='What its names begin with; "" is all of the tenant.',
+        examples=["lab-7-"],
     )
     state: Literal["open", "drained"] = Field(description="drained: nothing new is handed out of it.")
     reason: Reason
@@ -180,3 +217,9 @@ class PoolsOut(BaseModel):
         return cls(
             tenant=tenant.name, max_live=most, held=held, state=tenant.state.value, drained=_drained(tenant)
         )
+
+
+class PoolSetOut(PoolsOut):
+    """The same, after a change."""
+
+    warnings: list[str] = _warnings("a prefix with which no sandbox begins yet.")

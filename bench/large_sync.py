@@ -82,9 +82,9 @@ def measure(size: int) -> tuple[float, float, float, float, float]:
 
 def until_synced(port: int, number: int) -> tuple[float, float]:
     """Wait for that many syncs; the seconds and transactions of all of them."""
-    while samples(port, "worker_job_runs_total", job="sync", outcome="ok") < number:
+    while samples(port, "worker_job_runs_total", duty="sync", outcome="ok") < number:
         time.sleep(0.2)
-    seconds = samples(port, "worker_job_seconds_sum", job="sync")
+    seconds = samples(port, "worker_job_seconds_sum", duty="sync")
     return seconds, samples(port, "broker_store_call_seconds_count", operation="transact_write_items")
 
 

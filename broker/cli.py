@@ -11,6 +11,7 @@ import aioboto3
 from botocore.exceptions import BotoCoreError, ClientError
 from pydantic import ValidationError
 
+from broker.action import Action
 from broker.arrival import mapping_of
 from broker.errors import ForeignTable, StoreThrottled, StoreUnavailable
 from broker.importer import Brought, Importer, Plan, Trouble
@@ -113,7 +114,7 @@ async def _import(
             core.sandboxes,
             Adoptions(core.client, core.sandboxes, core.claims),
             tenant=settings.tenant,
-            cause=Cause(actor="import", action="import", request_id=f"import-{secrets.token_hex(6)}"),
+            cause=Cause(actor="import", action=Action.IMPORT, request_id=f"import-{secrets.token_hex(6)}"),
             items_per_s=wanted.items_per_s,
         )
         plan = await importer.plan(wanted.source, mapping=mapping, lease_s=wanted.lease_s)

@@ -75,15 +75,15 @@ class PlatformOnly(BrokerError):
 
     code = "PLATFORM_ONLY"
 
-    def __init__(self) -> None:
-        super().__init__("This concerns every tenant: it is for operators and admins of the default tenant.")
+    def __init__(self, what: str = "What concerns every tenant is") -> None:
+        super().__init__(f"{what} for operators and admins of the default tenant.")
 
 
 class TenantNotFound(BrokerError):
     code = "TENANT_NOT_FOUND"
 
     def __init__(self) -> None:
-        super().__init__("No such tenant.")
+        super().__init__("No such tenant. `sandbox-broker tenants list`, as the default tenant's, shows them all.")
 
 
 class TenantExists(BrokerError):

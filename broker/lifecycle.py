@@ -4,8 +4,6 @@ An allocation has a generation, which its answer says and which grows with every
 names it acts on that allocation alone: a script that was forgotten, or that hung, touches no later one.
 """
 
-import asyncio
-import random
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -20,20 +18,17 @@ from broker.errors import (
     NotSandboxOwner,
     SandboxNotFound,
     StaleGeneration,
-    StoreUnavailable,
-    WriteConflict,
 )
+from broker.insist import insist
 from broker.metrics import Metrics
 from broker.sandbox import EndedBy, Sandbox, State
 from broker.store.events import Cause
 from broker.store.sandboxes import Sandboxes
 from broker.store.tenants import Tenants
 
-MAX_TRIES: Final = 6
 MAX_EXTENSION_S: Final = 4 * 3600
 HEARTBEAT_S: Final = 10
 """A sign of life that comes sooner than this after the last one is not written."""
-_PAUSE_S: Final = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,17 +159,7 @@ class Lifecycle:
     async def _insist(
         self, tenant: str, sandbox_id: str, holder: str, attempt: Callable[[Sandbox], Awaitable[Sandbox]]
     ) -> Sandbox:
-        """A lost race is run again from a fresh read; an answer that was lost is looked into once."""
-        for number in range(MAX_TRIES):
-            present = await self.view(tenant, sandbox_id, holder=holder)
-            try:
-                return await attempt(present)
-            except WriteConflict:
-                await asyncio.sleep(_PAUSE_S * number * random.random())  # noqa: S311  jitter
-            except StoreUnavailable:
-                if number:
-                    raise
-        raise StoreUnavailable("contention")
+        return await insist(lambda: self.view(tenant, sandbox_id, holder=holder), attempt)
 
     async def expire(self, held: Sandbox, cause: Cause) -> None:
         """End an allocation whose time is over.

@@ -1,17 +1,28 @@
 """The metrics of one process: names, units and bounded labels. Built once, in wiring."""
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+)
 
 _FAST = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 _SLOW = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60)
 
 
 class Metrics:
-    """Counters and histograms. Labels hold outcomes, operations and route templates: never an id."""
+    """Counters and histograms. Labels hold outcomes, operations and route templates: never an id.
+
+    None is called `job` or `instance`: these are the scraper's, and Prometheus renames ours when they meet.
+    """
 
     def __init__(self, *, of_worker: bool = True) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]
         r = self.registry = CollectorRegistry()
+        ProcessCollector(registry=r)  # processor time, memory, open files: six numbers from /proc; elsewhere none
         w = r if of_worker else None  # an API that shows a worker's numbers shows zeros that mean nothing
         self.requests = Counter(
             "broker_http_requests_total",
@@ -115,17 +126,23 @@ class Metrics:
             registry=w,
         )
         self.job_runs = Counter(
-            "worker_job_runs_total", "Job runs by outcome.", ["tenant", "job", "outcome"], registry=w
+            "worker_job_runs_total",
+            "Runs of the worker's duties by outcome.",
+            ["tenant", "duty", "outcome"],
+            registry=w,
         )
-        self.job_s = Histogram("worker_job_seconds", "Time of a job run.", ["job"], buckets=_SLOW, registry=w)
+        self.job_s = Histogram("worker_job_seconds", "Time of a duty's run.", ["duty"], buckets=_SLOW, registry=w)
         self.job_last_success = Gauge(
             "worker_job_last_success_timestamp_seconds",
-            "When the job last succeeded.",
-            ["tenant", "job"],
+            "When the duty last succeeded.",
+            ["tenant", "duty"],
             registry=w,
         )
         self.job_items = Counter(
-            "worker_job_sandboxes_total", "What jobs did with sandboxes.", ["tenant", "job", "outcome"], registry=w
+            "worker_job_sandboxes_total",
+            "What duties did with sandboxes.",
+            ["tenant", "duty", "outcome"],
+            registry=w,
         )
         self.provider_s = Histogram(
             "worker_provider_call_seconds", "Time of a provider call.", ["call"], buckets=_SLOW, registry=w
@@ -192,7 +209,7 @@ class Metrics:
         )
         self.job_deaths = Counter(
             "worker_job_deaths_total",
-            "Requested jobs that nobody tries again: all attempts failed, killed their worker, timed out.",
+            "Requested jobs that nobody tries again: failed, killed their worker, timed out, permission lost.",
             ["tenant", "kind", "why"],
             registry=w,
         )

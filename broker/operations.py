@@ -4,14 +4,13 @@ Each operation is one conditional write with its event, and may be repeated: whe
 before, the answer is how things stand.
 """
 
-import asyncio
-import random
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import TypeVar
 
-from broker.errors import BrokerError, SandboxNotFound, StoreUnavailable, WriteConflict, WrongState
+from broker.errors import BrokerError, SandboxNotFound, WrongState
+from broker.insist import insist
 from broker.metrics import Metrics
 from broker.sandbox import EndedBy, Sandbox, State
 from broker.store.events import Cause
@@ -19,9 +18,6 @@ from broker.store.modes import Mode, ModeName, Modes
 from broker.store.sandboxes import Sandboxes
 
 Done = TypeVar("Done", Sandbox, Mode)
-
-MAX_TRIES: Final = 6
-_PAUSE_S: Final = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,17 +175,7 @@ class Operations:
     async def _insist(
         self, tenant: str, sandbox_id: str, attempt: Callable[[Sandbox | None], Awaitable[Sandbox]]
     ) -> Sandbox:
-        """A lost race is run again from a fresh read; an answer that was lost is looked into once."""
-        for number in range(MAX_TRIES):
-            present = await self._sandboxes.get(tenant, sandbox_id)
-            try:
-                return await attempt(present)
-            except WriteConflict:
-                await asyncio.sleep(_PAUSE_S * number * random.random())  # noqa: S311  jitter
-            except StoreUnavailable:
-                if number:
-                    raise
-        raise StoreUnavailable("contention")
+        return await insist(lambda: self._sandboxes.get(tenant, sandbox_id), attempt)
 
     async def _counted(self, name: str, tenant: str, operation: Awaitable[Done]) -> Done:
         try:

@@ -60,6 +60,7 @@ class Drain:
     reason: str
     by: str
     at: int  # Unix seconds, UTC
+    platform: bool = False  # by the installation's operators, who alone end it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,11 +79,36 @@ class Tenant:
     def state(self) -> TenantState:
         return TenantState.DRAINED if "" in self.drained else TenantState.ACTIVE
 
-    def rivals(self, tenants: Iterable["Tenant"]) -> frozenset[str]:
-        """The prefixes of the other tenants whose sandboxes come from the same provider."""
-        where = self.provider and self.provider.base_url
-        others = [t for t in tenants if t.name != self.name and (t.provider and t.provider.base_url) == where]
+    def rivals(self, tenants: Iterable["Tenant"], *, installation: str) -> frozenset[str]:
+        """The prefixes of the other tenants whose sandboxes come from the same provider.
+
+        Args:
+            installation: the origin of the provider that those without one of their own have.
+        """
+
+        def origin(tenant: Tenant) -> str:
+            return tenant.provider.origin if tenant.provider else installation
+
+        others = [t for t in tenants if t.name != self.name and origin(t) == origin(self)]
         return frozenset(prefix for other in others for prefix in other.prefixes)
+
+    def doubts(self, tenants: Iterable["Tenant"]) -> list[str]:
+        """What whoever set this up may not have meant: accounts and tokens that are another tenant's, too."""
+        found: list[str] = []
+        if self.provider and self.provider.base_url.startswith("http://"):
+            found.append(f"{self.provider.base_url}: the token is sent in the clear")
+        for other in tenants:
+            if other.name == self.name:
+                continue
+            if self._shares_provider(other):
+                pairs = [(own, its) for own in self.prefixes or ("",) for its in other.prefixes or ("",)]
+                found += [doubt for own, its in pairs if (doubt := _overlap(own, its, other.name))]
+            if self.provider and other.provider and self.provider.secret == other.provider.secret:
+                found.append(f"secret {self.provider.secret}: tenant {other.name} has it, too")
+        return found
+
+    def _shares_provider(self, other: "Tenant") -> bool:
+        return (self.provider and self.provider.origin) == (other.provider and other.provider.origin)
 
     def owns(self, account_name: str, rivals: frozenset[str] = frozenset()) -> bool:
         """Whether an account of this name is one of its pool: of several prefixes that fit, the longest has it.
@@ -121,3 +147,18 @@ class Tenant:
 
     def _changed(self, **changes: object) -> Self:
         return replace(self, version=self.version + 1, **changes)  # type: ignore[arg-type]
+
+
+def _overlap(own: str, its: str, other: str) -> str | None:
+    """Who has which accounts, where it is not what one tenant's prefix alone says. None: it is.
+
+    A prefix within no prefix, which is all there is, is how tenants share a provider: nothing to wonder at.
+    """
+    if own == its:
+        which = f"prefix {own}" if own else "no prefix"
+        return f"{which}: tenant {other} has the same at this provider; an account is whoever's lists it first"
+    if own and its and own.startswith(its):
+        return f"prefix {own}: within {its} of tenant {other}, which keeps the rest; the longest prefix wins"
+    if own and its and its.startswith(own):
+        return f"prefix {own}: what begins with {its} stays tenant {other}'s; the longest prefix wins"
+    return None

@@ -81,4 +81,10 @@ Wait = Annotated[
 ]
 NoWait = Annotated[bool, typer.Option("--no-wait", help="Do not follow it: print the job's id.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only show what it would do.")]
+TenantName = Annotated[
+    str | None,
+    typer.Option(
+        "--tenant", metavar="NAME", help="Another tenant's: for operators of the default tenant. Else your own."
+    ),
+]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask. Needed where nobody can answer.")]

@@ -34,6 +34,19 @@ def say(text: str) -> None:
     sys.stderr.flush()
 
 
+def warn(body: dict[str, Any]) -> None:
+    """What the API wonders about after a change that it made."""
+    for warning in body["warnings"]:
+        say(f"Warning: {warning}")
+
+
+def agreed() -> bool:
+    """Ask, on standard error. Ctrl-C is Ctrl-C, the end of the input is a no."""
+    sys.stderr.write(clean("Do it? [y/N] "))
+    sys.stderr.flush()
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
 def emit(text: str) -> None:
     """Write to standard output, all of it.
 

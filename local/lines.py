@@ -5,6 +5,8 @@ from typing import Any
 
 _SHOWN = (
     "outcome",
+    "tenant",
+    "of_tenant",
     "job",
     "counts",
     "sandbox_id",

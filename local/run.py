@@ -18,7 +18,7 @@ START_S: Final = 60.0
 RESTART_S: Final = 2.0
 MAX_FALLS: Final = 50
 _POLL_S: Final = 0.1
-_SYNCED: Final = 'worker_job_last_success_timestamp_seconds{job="sync",'
+_SYNCED: Final = 'worker_job_last_success_timestamp_seconds{duty="sync",'
 
 
 class LocalRun:

@@ -4,6 +4,8 @@ import itertools
 import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, closing
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import aioboto3
@@ -18,6 +20,17 @@ from local.engine import engine
 from local.store_proxy import StoreProxy
 from tests.builders import NOW
 
+LONG_FILES = (
+    "api/test_schemathesis.py", "worker/test_failover.py", "terraform/test_deployed.py",
+    "chaos/test_state_machine.py",
+    "worker/test_crash_points.py", "cli/test_with_a_worker.py", "e2e/test_workshop.py", "e2e/test_operators.py",
+    "chaos/test_soak.py", "worker/test_process.py", "containers/test_images.py", "e2e/test_make_run.py",
+    "api/test_process.py", "e2e/test_incident.py", "worker/test_clean.py",
+)  # fmt: skip
+"""Files of a minute and more, those that compute between those that wait. They come first: a file runs on one
+process, and the last one to begin is the one that everybody waits for."""
+
+TESTS = Path(__file__).parent
 _numbers = itertools.count()
 
 # A run against real AWS keeps its own credentials, a profile's too.
@@ -25,6 +38,12 @@ if not os.environ.get("BROKER_TEST_AWS_TABLE_PREFIX"):
     os.environ.setdefault("AWS_ACCESS_KEY_ID", "local")
     os.environ.setdefault("AWS_SECRET_ACCESS_KEY", "local")
     os.environ.setdefault("AWS_EC2_METADATA_DISABLED", "true")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long files first. `make test` tells xdist to keep the order: its own begins with the files of many tests."""
+    rank = {str(TESTS / name): number for number, name in enumerate(LONG_FILES)}
+    items.sort(key=lambda item: rank.get(str(item.path), len(rank)))
 
 
 @pytest.fixture(scope="session")
@@ -63,6 +82,12 @@ def settings_for(url: str | None, table_name: str, **changes: Any) -> CoreSettin
     return CoreSettings(**(values | changes))
 
 
+@cache
+def aws_session() -> aioboto3.Session:
+    """Shared, as it reads the service's model from disk once: a tenth of a second and more."""
+    return aioboto3.Session()
+
+
 @asynccontextmanager
 async def a_broker(
     url: str | None, table_name: str, *, lease_s: int = 4 * 3600, max_per_holder: int = 5, **more: Any
@@ -74,7 +99,7 @@ async def a_broker(
     clocks = {name: more.pop(name) for name in ("clock", "monotonic") if name in more}
     settings = settings_for(url, table_name, **more)
     metrics = Metrics()
-    async with aioboto3.Session().client(
+    async with aws_session().client(
         "dynamodb", region_name=settings.region, endpoint_url=url, config=client_config(settings)
     ) as dynamodb:
         table = table_of(settings)

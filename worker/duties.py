@@ -16,6 +16,7 @@ from broker.sandbox import State
 from broker.selection import Selector
 from broker.settings import WorkerSettings
 from broker.store.reports import WorkerReport
+from broker.tenant import origin_of
 from broker.version import VERSION
 from broker.wiring import Broker
 from worker.alerts import TODO, Alerts
@@ -209,6 +210,7 @@ class Worker:
                 self.provider,
                 tenant=await self._broker.tenants.get(self._settings.tenant),
                 origin=self._origin,
+                installation=origin_of(self._settings.provider_url),
                 request_id=request_id,
                 now=int(self._clock()),
                 fence=self._fence,
@@ -268,6 +270,8 @@ class Worker:
         pool = await count_pool(self._broker.sandboxes, self._broker.gauges, tenant=tenant, now=now)
         oldest_s = 0 if pool.oldest_pending_at is None else max(0, now - pool.oldest_pending_at)
         self.alerts.evaluate(depth=pool.pending, oldest_pending_s=oldest_s)
+        counts = {state.value: count for state, count in pool.states.items()}
+        log.info("pool counted", extra={"tenant": tenant, "missing": pool.missing, **counts})  # terraform/logs.tf
         return Counter()
 
     async def report(self, _: str) -> Counter[str]:

@@ -12,8 +12,6 @@ from collections.abc import Coroutine
 from contextlib import suppress
 from typing import Any, Final
 
-import uvloop
-
 from broker import logs
 from broker.errors import ForeignTable, StoreThrottled, StoreUnavailable
 from broker.leadership import FormerElection, Leadership
@@ -25,15 +23,13 @@ from broker.store.leader import LEADER_SCOPE
 from broker.version import VERSION
 from broker.wiring import Broker, open_broker
 from worker.health import Health, health_app, health_server
+from worker.names import NamesLoop
 from worker.roster import Roster
 from worker.schedule import Schedule
 
 log = logging.getLogger("worker")
 
 RETRY_BOOT_S: Final = 1.0
-RESOLVERS: Final = "128"
-"""Threads in which names are resolved, of all providers and of the store. A name server that hangs for one
-tenant's provider takes several; of the four that there are by default it would take all."""
 DRAIN_SHARE: Final = 0.8
 """Of the drain's time, for what is in hand; the rest is for handing the lead over and closing."""
 STALLED_LOOKS: Final = 20
@@ -215,12 +211,11 @@ async def _drain(settings: WorkerSettings, roster: Roster, schedule: Schedule) -
 
 def main() -> int:
     """Run the worker; the exit code is the process's."""
-    os.environ.setdefault("UV_THREADPOOL_SIZE", RESOLVERS)
     settings = begin(WorkerSettings, module="worker", what="The sandbox broker's worker.")
     if isinstance(settings, int):
         return settings
     if not port_is_free(settings.host, settings.port, variable="WORKER_PORT"):
         return 1
     logs.configure("worker", level=settings.log_level, secrets=settings.secrets())
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    with asyncio.Runner(loop_factory=NamesLoop) as runner:
         return runner.run(run(settings))

@@ -25,6 +25,7 @@ HAND_BACK_S: Final = 5.0
 """What is kept of a drain's time to write down that the jobs are handed back."""
 ABANDON_S: Final = 10.0
 WORST: Final = frozenset({JobState.DEAD, JobState.TIMED_OUT})
+DEATHS: Final = ("attempts", "killed", "timed out", "permission")
 
 
 class Take(Protocol):
@@ -70,6 +71,9 @@ class Runner:
         self._term = 0
         self._draining = False
         self._found = False
+        for kind in Kind:
+            for why in DEATHS:  # begin at 0: Prometheus takes a series that begins at 1 for no increase
+                metrics.job_deaths.labels(tenant, kind.value, why)
 
     @property
     def at_work(self) -> bool:
@@ -197,6 +201,7 @@ class Runner:
         """One line an end. A job that nobody will try again is an alert."""
         facts = _facts(ended) | {"state": ended.state.value, "counts": dict(ended.result or {})}
         if ended.state is JobState.DEAD and (ended.error or "").startswith(PERMISSION_REVOKED):
+            self._metrics.job_deaths.labels(self._tenant, ended.kind.value, "permission").inc()
             log.warning("job refused: who asked for it may not any more", extra=facts | {"why": ended.error})
         elif ended.state in WORST:
             why = "timed_out" if ended.state is JobState.TIMED_OUT else why

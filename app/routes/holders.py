@@ -8,6 +8,7 @@ from app.deps import Core, Holder, SandboxId, TrackCaller, body_of, cause_of, no
 from app.openapi import answers, takes
 from app.schemas import AllocationOut, ExtendIn, HeartbeatOut, HolderIn
 from broker import errors
+from broker.action import Action
 
 router = APIRouter(prefix="/v1", tags=["sandboxes"])
 
@@ -36,7 +37,7 @@ async def extend(
 ) -> AllocationOut:
     """Hold a sandbox for at least so many seconds from now. Never shortened; a repeat adds nothing up."""
     note(request, "extended", sandbox_id=sandbox_id, holder=holder, for_s=said.for_s)
-    cause = cause_of(request, caller, "extend")
+    cause = cause_of(request, caller, Action.EXTEND)
     extended = await core.broker.lifecycle.extend(
         caller.tenant, sandbox_id, holder=holder, generation=said.generation, for_s=said.for_s, cause=cause
     )

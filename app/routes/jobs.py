@@ -1,4 +1,4 @@
-"""What operators ask the worker to do, and what became of it. Every answer is about the caller's own tenant."""
+"""What operators ask the worker to do, and what became of it. Jobs are asked for in one's own tenant alone."""
 
 from typing import Annotated, Literal
 
@@ -6,18 +6,17 @@ from fastapi import APIRouter, Depends, Path, Query, Request, Response, status
 
 from app.cursors import MAX_CHARS
 from app.deps import (
-    ID_PATTERN,
     Core,
     OperatorCaller,
     Settings,
-    ViewerCaller,
+    TenantNamed,
     body_of,
     cause_of,
     extend_deadline,
     note,
 )
 from app.job_desk import Ask
-from app.openapi import answers, takes
+from app.openapi import ANY_TENANT, answers, takes
 from app.schemas_jobs import (
     AskIn,
     BulkIn,
@@ -29,7 +28,9 @@ from app.schemas_jobs import (
     PreviewOut,
     SyncIn,
 )
+from app.spelling import ID_PATTERN
 from broker import errors
+from broker.action import Action
 from broker.errors import InvalidInput
 from broker.job import ENDED, Job, JobState, Kind, Priority
 from broker.selection import SOURCES, Selection
@@ -151,26 +152,32 @@ async def bulk(
     return _told(request, response, await core.desk.ask(caller, ask, wait_s=wait))
 
 
-@router.get("/jobs", response_model=JobListOut, responses=answers("One page of jobs.", errors.InvalidCursor))
+@router.get(
+    "/jobs",
+    response_model=JobListOut,
+    responses=answers("One page of jobs.", errors.InvalidCursor, *ANY_TENANT),
+)
 async def jobs(
-    caller: ViewerCaller,
+    tenant: TenantNamed,
     core: Core,
     state: Annotated[JobState | None, Query(description="Only this state.")] = None,
     limit: Annotated[int, Query(ge=1, le=200, description="Rows on a page.")] = 50,
     cursor: Annotated[str | None, Query(max_length=MAX_CHARS, description="`cursor` of the page before.")] = None,
 ) -> JobListOut:
     """List jobs: the queue in the order it is taken, what runs, then what has ended in the last 30 days."""
-    page = await core.desk.page(caller.tenant, state=state, limit=limit, cursor=cursor)
+    page = await core.desk.page(tenant, state=state, limit=limit, cursor=cursor)
     rows = [JobOut.of(job) for job in page.jobs]
     return JobListOut(jobs=rows, count=len(rows), cursor=page.cursor)
 
 
 @router.get(
-    "/jobs/{job_id}", response_model=JobOut, responses=answers("The job as it is now.", errors.JobNotFound)
+    "/jobs/{job_id}",
+    response_model=JobOut,
+    responses=answers("The job as it is now.", errors.JobNotFound, *ANY_TENANT),
 )
-async def job(caller: ViewerCaller, core: Core, job_id: JobId) -> JobOut:
+async def job(tenant: TenantNamed, core: Core, job_id: JobId) -> JobOut:
     """Look at a job: how far it is, how long it will take, what came of it."""
-    return JobOut.of(await core.desk.get(caller.tenant, job_id))
+    return JobOut.of(await core.desk.get(tenant, job_id))
 
 
 @router.post(
@@ -184,7 +191,7 @@ async def cancel(
 ) -> JobOut:
     """Cancel a job: a queued one at once, a running one between two sandboxes, within 30 s."""
     note(request, "job_cancel_requested", job_id=job_id, reason=body.reason)
-    cause = cause_of(request, caller, "cancel_job", reason=body.reason)
+    cause = cause_of(request, caller, Action.CANCEL_JOB, reason=body.reason)
     return JobOut.of(await core.broker.jobs.request_cancel(caller.tenant, job_id, cause=cause))
 
 
@@ -199,17 +206,19 @@ async def requeue(
 ) -> JobOut:
     """Queue a dead, timed out or cancelled job again, with all its attempts."""
     note(request, "job_requeued", job_id=job_id, reason=body.reason)
-    cause = cause_of(request, caller, "requeue_job", reason=body.reason)
+    cause = cause_of(request, caller, Action.REQUEUE_JOB, reason=body.reason)
     return JobOut.of(await core.broker.jobs.requeue(caller.tenant, job_id, cause=cause))
 
 
 @router.get(
-    "/dead-letters", response_model=DeadLettersOut, responses=answers("What nobody tries again by itself.")
+    "/dead-letters",
+    response_model=DeadLettersOut,
+    responses=answers("What nobody tries again by itself.", *ANY_TENANT),
 )
-async def dead_letters(caller: ViewerCaller, core: Core) -> DeadLettersOut:
+async def dead_letters(tenant: TenantNamed, core: Core) -> DeadLettersOut:
     """Show what failed for good and why most often: jobs to requeue, sandboxes to retry or to abandon."""
-    dead = await core.dead_letters.jobs(caller.tenant)
-    failed = await core.dead_letters.sandboxes(caller.tenant)
+    dead = await core.dead_letters.jobs(tenant)
+    failed = await core.dead_letters.sandboxes(tenant)
     return DeadLettersOut(jobs=DeadJobsOut.of(dead), sandboxes=DeadSandboxesOut.of(failed))
 
 

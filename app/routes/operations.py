@@ -12,14 +12,16 @@ from app.deps import (
     OperatorCaller,
     PlatformOperator,
     SandboxId,
+    TenantNamed,
     ViewerCaller,
     body_of,
     cause_of,
     note,
 )
-from app.openapi import answers, takes
+from app.openapi import ANY_TENANT, answers, takes
 from app.schemas import AdminSandboxOut, ModeIn, ModeOut, ReasonIn
 from broker import errors
+from broker.action import Action
 from broker.operations import Operations
 from broker.sandbox import Sandbox
 from broker.store.events import Cause
@@ -42,7 +44,7 @@ class Order:
     reason: str
     operations: Operations
 
-    async def carried_out(self, action: str, operation: Operation) -> AdminSandboxOut:
+    async def carried_out(self, action: Action, operation: Operation) -> AdminSandboxOut:
         note(self.request, action, sandbox_id=self.sandbox_id, reason=self.reason)
         cause = cause_of(self.request, self.caller, action, reason=self.reason)
         return AdminSandboxOut.of(await operation(self.caller.tenant, self.sandbox_id, cause=cause))
@@ -73,47 +75,47 @@ def _moves(success: str) -> dict[str, Any]:
 @router.get(
     "/sandboxes/{sandbox_id}",
     response_model=AdminSandboxOut,
-    responses=answers("The sandbox as operators see it.", errors.SandboxNotFound),
+    responses=answers("The sandbox as operators see it.", errors.SandboxNotFound, *ANY_TENANT),
 )
-async def look(caller: ViewerCaller, sandbox_id: SandboxId, core: Core) -> AdminSandboxOut:
+async def look(tenant: TenantNamed, sandbox_id: SandboxId, core: Core) -> AdminSandboxOut:
     """Look at one sandbox, whoever holds it."""
-    return AdminSandboxOut.of(await core.broker.operations.look(caller.tenant, sandbox_id))
+    return AdminSandboxOut.of(await core.broker.operations.look(tenant, sandbox_id))
 
 
 @router.post("/sandboxes/{sandbox_id}/quarantine", **_moves("In quarantine."))
 async def quarantine(order: OrderIn) -> AdminSandboxOut:
     """Take an available sandbox out of the pool. From the answer on, no process can hand it out."""
-    return await order.carried_out("quarantine", order.operations.quarantine)
+    return await order.carried_out(Action.QUARANTINE, order.operations.quarantine)
 
 
 @router.post("/sandboxes/{sandbox_id}/reinstate", **_moves("Available again."))
 async def reinstate(order: OrderIn) -> AdminSandboxOut:
     """Put a quarantined sandbox back into the pool."""
-    return await order.carried_out("reinstate", order.operations.reinstate)
+    return await order.carried_out(Action.REINSTATE, order.operations.reinstate)
 
 
 @router.post("/sandboxes/{sandbox_id}/discard", **_moves("Due for deletion."))
 async def discard(order: OrderIn) -> AdminSandboxOut:
     """Have a quarantined sandbox deleted at the provider."""
-    return await order.carried_out("discard", order.operations.discard)
+    return await order.carried_out(Action.DISCARD, order.operations.discard)
 
 
 @router.post("/sandboxes/{sandbox_id}/force-release", **_moves("Due for deletion."))
 async def force_release(order: OrderIn) -> AdminSandboxOut:
     """End an allocation by hand. The student's own release then answers 410; allocating anew gives another."""
-    return await order.carried_out("force_release", order.operations.force_release)
+    return await order.carried_out(Action.FORCE_RELEASE, order.operations.force_release)
 
 
 @router.post("/sandboxes/{sandbox_id}/retry", **_moves("Due for deletion again."))
 async def retry(order: OrderIn) -> AdminSandboxOut:
     """Try a failed deletion again, at once and with all its attempts."""
-    return await order.carried_out("retry", order.operations.retry)
+    return await order.carried_out(Action.RETRY, order.operations.retry)
 
 
 @router.post("/sandboxes/{sandbox_id}/abandon", **_moves("Given up: a tombstone."))
 async def abandon(order: OrderIn) -> AdminSandboxOut:
     """Give up a failed deletion, where the account was seen to by other means."""
-    return await order.carried_out("abandon", order.operations.abandon)
+    return await order.carried_out(Action.ABANDON, order.operations.abandon)
 
 
 @router.get("/mode", response_model=ModeOut, responses=answers("The mode in force."))
@@ -136,6 +138,6 @@ async def set_mode(
     What is held stays held and can be released.
     """
     note(request, "set_mode", mode=wanted.mode, reason=wanted.reason)
-    cause = cause_of(request, caller, "set_mode", reason=wanted.reason)
+    cause = cause_of(request, caller, Action.SET_MODE, reason=wanted.reason)
     mode = await core.broker.operations.set_mode(caller.tenant, ModeName(wanted.mode), cause=cause)
     return ModeOut.of(mode)

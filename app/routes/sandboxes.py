@@ -16,6 +16,7 @@ from app.deps import (
 from app.openapi import answers, takes
 from app.schemas import AllocationOut, ReleaseIn, ReleaseOut, SandboxOut
 from broker import errors
+from broker.action import Action
 
 router = APIRouter(prefix="/v1", tags=["sandboxes"], dependencies=[Depends(json_or_nothing)])
 
@@ -43,7 +44,7 @@ async def allocate(
 ) -> AllocationOut:
     """Allocate a sandbox. A repeat for the same student repeats the answer, with 200."""
     note(request, "allocate", holder=wish.holder, track=wish.track)
-    cause = cause_of(request, caller, "allocate")
+    cause = cause_of(request, caller, Action.ALLOCATE)
     allocation = await core.broker.allocator.allocate(caller.tenant, wish, cause)
     if not allocation.created:
         response.status_code = status.HTTP_200_OK
@@ -91,7 +92,7 @@ async def release(
     With a generation in the body it is released only where that is the present allocation's.
     """
     note(request, "released", sandbox_id=sandbox_id, holder=holder)
-    cause = cause_of(request, caller, "release")
+    cause = cause_of(request, caller, Action.RELEASE)
     released = await core.broker.lifecycle.release(
         caller.tenant, sandbox_id, holder=holder, cause=cause, generation=said.generation
     )

@@ -152,7 +152,9 @@ class StoreClient:
             return await self.call(operation, **arguments)
 
     def _counted(self, operation: str, error: Exception) -> Exception:
-        self._metrics.store_errors.labels(operation, type(error).__name__).inc()
+        """By what stands behind it: a transaction that was throttled counts as throttled, not as a lost race."""
+        behind = error.failure() if isinstance(error, TransactionRefused) else None
+        self._metrics.store_errors.labels(operation, type(behind or error).__name__).inc()
         return error
 
     async def get(self, key: Item, *, consistent: bool = True) -> Item | None:

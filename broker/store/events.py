@@ -5,6 +5,7 @@ import secrets
 from dataclasses import dataclass
 from typing import Any
 
+from broker.action import Action
 from broker.sandbox import Sandbox
 from broker.store import table
 from broker.store.client import StoreClient
@@ -17,7 +18,7 @@ class Cause:
     """Who did it, what they call it, in which request, and why where a person said so."""
 
     actor: str
-    action: str
+    action: Action
     request_id: str
     reason: str | None = None
     tenant: str | None = None  # the actor's own, where that is known: what it does to another's is told there, too

@@ -5,6 +5,7 @@ import json
 import random
 from typing import Final
 
+from broker.action import Action
 from broker.errors import LeaseLost, StoreUnavailable
 from broker.job import PERMISSION_REVOKED, Job, JobState, Progress
 from broker.store import table
@@ -55,7 +56,7 @@ class JobRefusals:
         version = {":version": table.encode_value(before.version)}
         cause = Cause(
             actor="worker:jobs",
-            action="refuse_job",
+            action=Action.REFUSE_JOB,
             request_id=after.request_id,
             reason=f"{PERMISSION_REVOKED}: {why}",
         )

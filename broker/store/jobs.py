@@ -12,6 +12,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, Final
 
+from broker.action import Action
 from broker.errors import JobNotFound, JobWrongState, LeaseLost, StoreUnavailable, WriteConflict
 from broker.job import ENDED, REQUEUEABLE, Job, JobState, Kind, Priority, Progress
 from broker.key import key_id_of
@@ -79,7 +80,7 @@ class Jobs:
             queued_at=int(now),
             due_at=int(now),
         )
-        cause = Cause(actor=requested_by, action="request_job", request_id=request_id, reason=reason)
+        cause = Cause(actor=requested_by, action=Action.REQUEST_JOB, request_id=request_id, reason=reason)
         put = self._client.put(job_item(job), "attribute_not_exists(pk)")
         try:
             await self._transact(put, await self._event(None, job, cause))
@@ -319,7 +320,7 @@ def _end_of(job: Job) -> Cause | None:
     """The cause of a job's end, None where it has not ended: the rest is no event."""
     if job.state not in ENDED:
         return None
-    return Cause(actor=WORKER, action="end_job", request_id=job.request_id)
+    return Cause(actor=WORKER, action=Action.END_JOB, request_id=job.request_id)
 
 
 def _runs_by(leased: Job, present: Job) -> bool:

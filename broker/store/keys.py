@@ -3,7 +3,7 @@
 import asyncio
 import json
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import fields
 from typing import Any, Final
 
@@ -18,6 +18,8 @@ from broker.store.tenants import Tenants
 
 MAX_TRIES: Final = 6
 _PAUSE_S: Final = 0.02
+_BATCH: Final = 100
+"""Keys that one BatchGetItem takes."""
 _FIELDS: Final = tuple(f.name for f in fields(Key))
 _TOLD: Final = ("tenant", "role", "name", "expires_at", "revoked_at", "revoked_reason", "replaces", "replaced_by")
 """What an event says of a key. Never its digest."""
@@ -48,6 +50,13 @@ class Keys:
             raise KeyNotFound
         return key
 
+    async def find(self, ids: Iterable[str]) -> list[Key]:
+        """Those of any number of ids that there are, whosever, 100 to a read."""
+        wanted = [table.api_key_key(key_id) for key_id in sorted(set(ids))]
+        batches = [wanted[first : first + _BATCH] for first in range(0, len(wanted), _BATCH)]
+        items = [item for batch in batches for item in await self._client.batch_get(batch)]
+        return [key for key in map(key_from, items) if key is not None]
+
     async def page(
         self, tenant: str, *, limit: int, now: float, after: Item | None = None
     ) -> tuple[list[Key], Item | None]:
@@ -63,13 +72,13 @@ class Keys:
         rows = [key for key in map(key_from, answer["Items"]) if key is not None]
         return rows, answer.get("LastEvaluatedKey")
 
-    async def live(self, tenant: str, *, now: float) -> int:
-        """How many of a tenant's keys are good now, as the index sees them: the newest may be missing."""
-        count = 0
+    async def live(self, tenant: str, *, now: float) -> list[Key]:
+        """A tenant's keys that are good now, as the index sees them: the newest may be missing."""
+        found: list[Key] = []
         async for page in self._client.pages(**self._all(tenant, now)):
             keys = (key_from(item) for item in page["Items"])
-            count += sum(key is not None and key.state(now) is KeyState.LIVE for key in keys)
-        return count
+            found += [key for key in keys if key is not None and key.state(now) is KeyState.LIVE]
+        return found
 
     async def create(self, key: Key, cause: Cause, *, now: float) -> None:
         """Add a key, with its event.

@@ -101,14 +101,20 @@ class Tenants:
 
     async def all(self) -> AsyncIterator[Tenant]:
         """Every tenant by name, as the index sees them: seconds old at the most."""
-        pages = self._client.pages(
-            IndexName=self._client.table.status_index,
-            KeyConditionExpression="gsi1pk = :all",
-            ExpressionAttributeValues={":all": {"S": table.tenants_partition()}},
-        )
-        async for page in pages:
+        async for page in self._client.pages(**self._all()):
             for item in page["Items"]:
                 yield tenant_from(item)
+
+    async def page(self, *, limit: int, after: Item | None = None) -> tuple[list[Tenant], Item | None]:
+        """One page of all tenants by name, as for all(); and where the next one begins."""
+        answer = await self._client.read(
+            "query",
+            **self._all(),
+            TableName=self._client.table.name,
+            Limit=limit,
+            **({"ExclusiveStartKey": after} if after else {}),
+        )
+        return [tenant_from(item) for item in answer["Items"]], answer.get("LastEvaluatedKey")
 
     async def create(self, tenant: Tenant, cause: Cause, *, now: float) -> Tenant:
         """Add a tenant, with its event. The shard count is the installation's.
@@ -121,12 +127,19 @@ class Tenants:
         keys = {"gsi1pk": {"S": table.tenants_partition()}, "gsi1sk": {"S": tenant.name}}
         item = _facts(created) | table.encode({"shards": self._default_shards}) | keys
         put = self._client.put(item | table.tenant_key(tenant.name), "attribute_not_exists(pk)")
-        try:
-            await self._client.transact(put, *await self._events_of(None, created, cause, now=now))
-        except TransactionRefused as refused:
-            raise (refused.failure() or TenantExists(tenant.name)) from refused
-        self._known.forget(table.tenant_key(tenant.name))
-        return created
+        for number in range(MAX_TRIES):
+            try:
+                await self._client.transact(put, *await self._events_of(None, created, cause, now=now))
+            except TransactionRefused as refused:
+                if refused.reasons and refused.reasons[0].condition_failed:
+                    raise TenantExists(tenant.name) from refused
+                if failure := refused.failure():
+                    raise failure from refused
+                await asyncio.sleep(_PAUSE_S * number * random.random())  # noqa: S311  jitter
+            else:
+                self._known.forget(table.tenant_key(tenant.name))
+                return created
+        raise StoreUnavailable("contention")
 
     async def change(self, name: str, edit: Callable[[Tenant], Tenant], cause: Cause, *, now: float) -> Tenant:
         """Write what `edit` makes of the tenant, with its event; nothing where it changes nothing.
@@ -153,6 +166,14 @@ class Tenants:
                 self._known.forget(table.tenant_key(name))
                 return after
         raise StoreUnavailable("contention")
+
+    def _all(self) -> dict[str, Any]:
+        """The arguments of a query for every tenant."""
+        return {
+            "IndexName": self._client.table.status_index,
+            "KeyConditionExpression": "gsi1pk = :all",
+            "ExpressionAttributeValues": {":all": {"S": table.tenants_partition()}},
+        }
 
     async def _write(self, before: Tenant, after: Tenant, cause: Cause, *, now: float) -> None:
         change = table.update_of(_facts(before), _facts(after))
@@ -193,6 +214,7 @@ def _told(tenant: Tenant) -> dict[str, Any]:
         "provider": None if tenant.provider is None else asdict(tenant.provider),
         "prefixes": list(tenant.prefixes),
         "drained": {prefix: drain.reason for prefix, drain in tenant.drained.items()},
+        "drained_by_platform": any(drain.platform for drain in tenant.drained.values()) or None,
     }
 
 
@@ -233,7 +255,9 @@ def tenant_from(item: Item) -> Tenant:
         provider=provider,
         prefixes=tuple(values.get("prefixes", "").split()),
         drained={
-            prefix: Drain(reason=drain["reason"], by=drain["by"], at=drain["at"])
+            prefix: Drain(
+                reason=drain["reason"], by=drain["by"], at=drain["at"], platform=drain.get("platform", False)
+            )
             for prefix, drain in drained.items()
         },
     )

@@ -9,7 +9,7 @@ from cli.api import Api, Body
 from cli.errors import Misused
 from cli.follow import ask
 from cli.options import DryRun, Json, MaybeReason, Reason, Yes, api_of
-from cli.show import clean, counted, emit_json, emit_line, say
+from cli.show import agreed, counted, emit_json, emit_line, say
 
 Action = Literal["retry", "quarantine", "force-release"]
 Status = Literal["available", "allocated", "deletion_failed"]
@@ -121,10 +121,3 @@ def _would(what: str, preview: Body) -> str:
     more = ", ..." if preview["total"] > len(preview["sample"]) else ""
     left_alone = f"; left alone: {counted(preview['left_alone'])}" if preview["left_alone"] else ""
     return f"{what} would move {preview['total']}{f': {ids}{more}' if ids else ''}{left_alone}"
-
-
-def agreed() -> bool:
-    """Ask, on standard error. Ctrl-C is Ctrl-C, the end of the input is a no."""
-    sys.stderr.write(clean("Do it? [y/N] "))
-    sys.stderr.flush()
-    return sys.stdin.readline().strip().lower() in ("y", "yes")

@@ -1,17 +1,60 @@
 """`events`: who changed what."""
 
 import json
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal, get_args
 
 import typer
 
 from cli.api import Api, Body
+from cli.errors import Misused
 from cli.instants import Since, Until
-from cli.options import Json, api_of
+from cli.options import Json, TenantName, api_of
 from cli.show import emit_json, emit_table, kept, moment, say, wide
 
 PAGE: Final = 1000
 ALLOCATED: Final = "allocated"
+Action = Literal[
+    "allocate",
+    "extend",
+    "release",
+    "quarantine",
+    "reinstate",
+    "discard",
+    "force_release",
+    "retry",
+    "abandon",
+    "bulk_delete",
+    "bulk_retry",
+    "bulk_quarantine",
+    "bulk_force_release",
+    "added",
+    "came_back",
+    "delete_again",
+    "stale",
+    "expire",
+    "deleted",
+    "delete_attempt_failed",
+    "turned_away",
+    "deletion_refused",
+    "deletion_failed",
+    "purged",
+    "request_job",
+    "cancel_job",
+    "requeue_job",
+    "refuse_job",
+    "end_job",
+    "set_mode",
+    "create_tenant",
+    "change_tenant",
+    "drain_tenant",
+    "resume_tenant",
+    "drain_pool",
+    "open_pool",
+    "create_key",
+    "rotate_key",
+    "revoke_key",
+]
+"""By what a change was made."""
 
 
 def events(
@@ -21,7 +64,8 @@ def events(
         str | None, typer.Option("--actor", metavar="WHO", help="Only by this credential, or worker's task.")
     ] = None,
     action: Annotated[
-        str | None, typer.Option("--action", metavar="WHAT", help="Only this: allocate, quarantine, set_mode ...")
+        Action | None,
+        typer.Option("--action", metavar="WHAT", help=f"Only this one of {', '.join(get_args(Action))}."),
     ] = None,
     request: Annotated[
         str | None, typer.Option("--request", metavar="ID", help="Only what this request caused.")
@@ -29,6 +73,7 @@ def events(
     since: Since = None,
     until: Until = None,
     limit: Annotated[int, typer.Option("--limit", min=1, metavar="ROWS", help="How many at the most.")] = 50,
+    tenant: TenantName = None,
     as_json: Json = False,
 ) -> None:
     """Show who changed what, the newest first.
@@ -42,8 +87,10 @@ def events(
       sandbox-broker events --since 2026-11-21T10:00 --until 2026-11-21T10:15
       sandbox-broker events --request cli-5f0c2b7a9d11 --json
     """
+    if since is not None and until is not None and since > until:
+        raise Misused(f"--since {moment(since)} is later than --until {moment(until)}: nothing lies between.")
     sought = {"sandbox": sandbox, "actor": actor, "action": action, "request": request}
-    found = pages(api_of(context), limit, **sought, since=since, until=until)
+    found = pages(api_of(context), limit, **sought, since=since, until=until, tenant=tenant)
     if as_json:
         emit_json(found)
         return
@@ -87,7 +134,7 @@ def _plain(value: Any) -> str:
 
 def who(event: Body) -> str:
     """Who did it, and by what."""
-    return f"{event['actor']} ({event['action']})"
+    return f"{_called(event['actor'], event['actor_name'])} ({event['action']})"
 
 
 def why(event: Body) -> str:
@@ -109,4 +156,9 @@ def student_of(row: Body) -> str:
 
 
 def _what(event: Body) -> str:
-    return str(event["sandbox_id"] or event["subject"])
+    return str(event["sandbox_id"] or _called(event["subject"], event["subject_name"]))
+
+
+def _called(name: str, people_say: str | None) -> str:
+    """A key by its id, and by what people call it."""
+    return name if people_say is None else f"{name} '{people_say}'"

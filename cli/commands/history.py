@@ -10,7 +10,7 @@ from cli.api import Api, Body
 from cli.commands.events import ALLOCATED, change_of, pages, student_of, who, why
 from cli.errors import PROGRAM, CliError, Misused, Refused
 from cli.instants import At
-from cli.options import Json, SandboxId, api_of
+from cli.options import Json, SandboxId, TenantName, api_of
 from cli.show import emit_json, emit_line, emit_table, kept, moment, wide
 
 KEPT_S: Final = 30 * 24 * 3600
@@ -18,7 +18,13 @@ KEPT_S: Final = 30 * 24 * 3600
 NOT_YET: Final = "unknown to the broker"
 
 
-def history(context: typer.Context, sandbox_id: SandboxId, at: At = None, as_json: Json = False) -> None:
+def history(
+    context: typer.Context,
+    sandbox_id: SandboxId,
+    at: At = None,
+    tenant: TenantName = None,
+    as_json: Json = False,
+) -> None:
     """Show one sandbox's life, the oldest first; or who held it.
 
     Of the last 30 days, also of a sandbox that is gone. Exit 1 when nothing is known.
@@ -26,16 +32,17 @@ def history(context: typer.Context, sandbox_id: SandboxId, at: At = None, as_jso
     \b
     Examples:
       sandbox-broker history 2009521
+      sandbox-broker history 2009521 --at 10:04
       sandbox-broker history 2009521 --at 2026-11-21T10:04
       sandbox-broker history 2009521 --json | jq -r '.events[].actor'
     """
     api, now = api_of(context), int(time.time())
     if at is not None and at > now:
         raise Misused(f"--at {moment(at)} is in the future: it is {moment(now)} now.")
-    found = pages(api, None, sandbox=sandbox_id)
+    found = pages(api, None, sandbox=sandbox_id, tenant=tenant)
     found["events"].reverse()
     if at is not None:
-        held = _held(api, sandbox_id, found["events"], at=at, now=now)
+        held = _held(api, sandbox_id, found["events"], at=at, now=now, tenant=tenant)
         emit_json(asdict(held)) if as_json else emit_line(held.sentence())
         return
     if not found["events"]:
@@ -71,7 +78,7 @@ class Held:
         return f"{self.sandbox_id} was held by {self.holder} at {moment(self.at)}:{begun}{over}."
 
 
-def _held(api: Api, sandbox_id: str, events: list[Body], *, at: int, now: int) -> Held:
+def _held(api: Api, sandbox_id: str, events: list[Body], *, at: int, now: int, tenant: str | None) -> Held:
     """How things stood at an instant, by the events around it; where there are none, by how they stand now.
 
     Raises:
@@ -84,7 +91,7 @@ def _held(api: Api, sandbox_id: str, events: list[Body], *, at: int, now: int) -
     elif later and at > now - KEPT_S:
         state, told = str(later[0]["before"] or NOT_YET), later[0]
     else:
-        told = _present(api, sandbox_id, at)
+        told = _present(api, sandbox_id, at, tenant)
         state = str(told["status"])
     began = next((e["at"] for e in reversed(earlier) if e["before"] != state), told.get("since"))
     ended = next((e["at"] for e in later if e["after"] != state), None)
@@ -98,10 +105,10 @@ def _held(api: Api, sandbox_id: str, events: list[Body], *, at: int, now: int) -
     )
 
 
-def _present(api: Api, sandbox_id: str, at: int) -> Body:
+def _present(api: Api, sandbox_id: str, at: int, tenant: str | None) -> Body:
     """The sandbox as it is, where it has been so since before the instant."""
     try:
-        sandbox = api.get(f"/v1/admin/sandboxes/{sandbox_id}")
+        sandbox = api.get(f"/v1/admin/sandboxes/{sandbox_id}", tenant=tenant)
     except Refused as error:
         if error.code != "SANDBOX_NOT_FOUND":
             raise

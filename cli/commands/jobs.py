@@ -7,7 +7,7 @@ import typer
 from cli.api import Body
 from cli.errors import PROGRAM
 from cli.follow import ENDED, follow, numbers_of, tell
-from cli.options import JobId, Json, MaybeReason, api_of, said
+from cli.options import JobId, Json, MaybeReason, TenantName, api_of, said
 from cli.show import (
     counted,
     emit_facts,
@@ -46,6 +46,7 @@ def list_jobs(
     limit: Annotated[
         int, typer.Option("--limit", min=1, max=200, metavar="ROWS", help="How many at the most.")
     ] = 50,
+    tenant: TenantName = None,
     as_json: Json = False,
 ) -> None:
     """List jobs: the queue, what runs, what has ended.
@@ -57,7 +58,7 @@ def list_jobs(
       sandbox-broker jobs list
       sandbox-broker jobs list --state dead
     """
-    page = api_of(context).get("/v1/admin/jobs", state=state, limit=limit)
+    page = api_of(context).get("/v1/admin/jobs", state=state, limit=limit, tenant=tenant)
     if as_json:
         emit_json(page)
         return
@@ -71,7 +72,7 @@ def list_jobs(
 
 
 @app.command()
-def show(context: typer.Context, job_id: JobId, as_json: Json = False) -> None:
+def show(context: typer.Context, job_id: JobId, tenant: TenantName = None, as_json: Json = False) -> None:
     """Show one job: who asked for it, and what came of it.
 
     \b
@@ -79,7 +80,7 @@ def show(context: typer.Context, job_id: JobId, as_json: Json = False) -> None:
       sandbox-broker jobs show 1760000000000-9f8e7d6c5b4a
       sandbox-broker jobs show 1760000000000-9f8e7d6c5b4a --json
     """
-    job = api_of(context).get(f"/v1/admin/jobs/{job_id}")
+    job = api_of(context).get(f"/v1/admin/jobs/{job_id}", tenant=tenant)
     emit_json(job) if as_json else emit_facts(_facts(job))
 
 
@@ -133,7 +134,7 @@ def requeue(context: typer.Context, job_id: JobId, reason: MaybeReason = None, a
         emit_line(f"{job['kind']} {job_id} {job['state']}, follow it: {PROGRAM} jobs watch {job_id}")
 
 
-def dead_letters(context: typer.Context, as_json: Json = False) -> None:
+def dead_letters(context: typer.Context, tenant: TenantName = None, as_json: Json = False) -> None:
     """Show what failed for good, the top reasons first.
 
     Sandboxes whose deletion failed, jobs that died or timed out.
@@ -143,7 +144,7 @@ def dead_letters(context: typer.Context, as_json: Json = False) -> None:
       sandbox-broker dead-letters
       sandbox-broker dead-letters --json | jq .sandboxes.reasons
     """
-    dead = api_of(context).get("/v1/admin/dead-letters")
+    dead = api_of(context).get("/v1/admin/dead-letters", tenant=tenant)
     if as_json:
         emit_json(dead)
         return

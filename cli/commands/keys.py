@@ -1,14 +1,29 @@
 """`keys …`: who may come in. A new token goes to standard output alone, to be piped; all else is said."""
 
+import sys
 from typing import Annotated, Final, Literal
 
 import typer
 from rich.text import Text
 
-from cli.api import Body
-from cli.errors import PROGRAM
-from cli.options import Json, KeyId, Reason, api_of
-from cli.show import emit_facts, emit_json, emit_line, emit_table, instant, kept, right, say, since, trouble, wide
+from cli.api import Api, Body
+from cli.errors import PROGRAM, Misused
+from cli.options import Json, KeyId, Reason, TenantName, Yes, api_of
+from cli.show import (
+    agreed,
+    emit_facts,
+    emit_json,
+    emit_line,
+    emit_table,
+    instant,
+    kept,
+    right,
+    say,
+    since,
+    trouble,
+    warn,
+    wide,
+)
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -24,12 +39,6 @@ app = typer.Typer(
 )
 
 Role = Literal["track", "viewer", "operator", "admin"]
-Tenant = Annotated[
-    str | None,
-    typer.Option(
-        "--tenant", metavar="NAME", help="Another tenant's keys: for admins of the default tenant. Else your own."
-    ),
-]
 _PATH: Final = "/v1/admin/keys"
 
 
@@ -39,7 +48,7 @@ def list_keys(
     limit: Annotated[
         int, typer.Option("--limit", min=1, max=200, metavar="ROWS", help="How many at the most.")
     ] = 50,
-    tenant: Tenant = None,
+    tenant: TenantName = None,
     as_json: Json = False,
 ) -> None:
     """List keys, the newest first. No secret is in it: nobody can be told one twice.
@@ -66,7 +75,7 @@ def list_keys(
 
 
 @app.command()
-def show(context: typer.Context, key_id: KeyId, tenant: Tenant = None, as_json: Json = False) -> None:
+def show(context: typer.Context, key_id: KeyId, tenant: TenantName = None, as_json: Json = False) -> None:
     """Show one key: whose it is, who made it, when it was last used, why it ended.
 
     \b
@@ -86,7 +95,7 @@ def create(
         int | None,
         typer.Option("--expires-in-days", min=1, max=3650, metavar="DAYS", help="It ends by itself. Else never."),
     ] = None,
-    tenant: Tenant = None,
+    tenant: TenantName = None,
     as_json: Json = False,
 ) -> None:
     """Make a key. Its token is printed this once.
@@ -114,36 +123,72 @@ def rotate(
             help="So long the old token is good, too: 0 to 7 days.",
         ),
     ] = 3600,
-    tenant: Tenant = None,
+    tenant: TenantName = None,
+    yes: Yes = False,
     as_json: Json = False,
 ) -> None:
     """Make a key in the place of another: same name, role and end. The new token is printed this once.
+
+    Asks first where it is the last admin key of its tenant.
 
     \b
     Examples:
       sandbox-broker keys rotate k7m2x9q4w1zb > token
       sandbox-broker keys rotate k7m2x9q4w1zb --overlap 0
     """
-    made = api_of(context).post(f"{_PATH}/{key_id}/rotate", {"overlap_s": overlap_s}, tenant=tenant)
+    api = api_of(context)
+    if not yes:
+        _ask_of_the_last(api, key_id, tenant, "Who loses the new token")
+    made = api.post(f"{_PATH}/{key_id}/rotate", {"overlap_s": overlap_s}, tenant=tenant)
     _tell(made, as_json=as_json)
     say(f"{key_id} is good for {overlap_s} s more, or until its own end if that is sooner.")
 
 
 @app.command()
 def revoke(
-    context: typer.Context, key_id: KeyId, reason: Reason, tenant: Tenant = None, as_json: Json = False
+    context: typer.Context,
+    key_id: KeyId,
+    reason: Reason,
+    tenant: TenantName = None,
+    yes: Yes = False,
+    as_json: Json = False,
 ) -> None:
     """End a key. Every process refuses it within 10 seconds; its waiting jobs are not run.
+
+    Asks first where it is the last admin key of its tenant.
 
     \b
     Examples:
       sandbox-broker keys revoke k7m2x9q4w1zb --reason 'INC-4712: it leaked'
     """
-    key = api_of(context).post(f"{_PATH}/{key_id}/revoke", {"reason": reason}, tenant=tenant)
+    api = api_of(context)
+    if not yes:
+        _ask_of_the_last(api, key_id, tenant, "Whoever needs another one then")
+    key = api.post(f"{_PATH}/{key_id}/revoke", {"reason": reason}, tenant=tenant)
+    warn(key)
     if as_json:
         emit_json(key)
     else:
         emit_line(f"{key_id} ({key['name']}) revoked, everywhere within 10 s")
+
+
+def _ask_of_the_last(api: Api, key_id: str, tenant: str | None, who: str) -> None:
+    """Go on with the last key that may make keys only where that is meant.
+
+    Raises:
+        Misused: nobody can be asked.
+        typer.Exit: 1, where whoever was asked said no.
+    """
+    key = api.get(f"{_PATH}/{key_id}", tenant=tenant)
+    if not key["last_admin"]:
+        return
+    text = f"{key_id} is the last admin key of {key['tenant']}. {who} asks the default tenant's admins."
+    if not sys.stdin.isatty():
+        raise Misused(f"{text} If that is meant: --yes.")
+    say(text)
+    if not agreed():
+        say("Nothing was changed.")
+        raise typer.Exit(1)
 
 
 def _tell(made: Body, *, as_json: bool) -> None:
@@ -152,6 +197,7 @@ def _tell(made: Body, *, as_json: bool) -> None:
         emit_json(made)
     else:
         emit_line(made["token"])
+    warn(made)
     say(f"key {made['id']} ({made['name']}): {made['role']} of {made['tenant']}, {_end(made) or 'never ends'}.")
     again = f"{PROGRAM} keys rotate {made['id']} --tenant {made['tenant']} --overlap 0"
     say(f"The token is shown this once. Lost: {again}")

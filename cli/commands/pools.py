@@ -6,8 +6,8 @@ import typer
 
 from cli.api import Body
 from cli.errors import PROGRAM
-from cli.options import Json, Reason, api_of
-from cli.show import emit_json, emit_line, emit_table, instant, kept, wide
+from cli.options import Json, Reason, TenantName, api_of
+from cli.show import emit_json, emit_line, emit_table, instant, kept, warn, wide
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -17,18 +17,18 @@ Prefix = Annotated[
 
 
 @app.command("list")
-def list_pools(context: typer.Context, as_json: Json = False) -> None:
+def list_pools(context: typer.Context, tenant: TenantName = None, as_json: Json = False) -> None:
     """List the pools that are drained.
 
     \b
     Examples:
       sandbox-broker pools list
     """
-    found = api_of(context).get("/v1/admin/pools")
+    found = api_of(context).get("/v1/admin/pools", tenant=tenant)
     if as_json:
         emit_json(found)
         return
-    rows = ([d["prefix"] or "(all)", instant(d["at"]), d["by"], d["reason"]] for d in found["drained"])
+    rows = ([d["prefix"] or "(all)", instant(d["at"]), by_whom(d), d["reason"]] for d in found["drained"])
     emit_table([kept("DRAINED"), kept("SINCE"), kept("BY"), wide("WHY")], rows)
 
 
@@ -45,6 +45,7 @@ def drain(context: typer.Context, prefix: Prefix, reason: Reason, as_json: Json 
     if as_json:
         emit_json(now)
         return
+    warn(now)
     back = f"Back: {PROGRAM} pools open {prefix or repr('')} --reason '...'"
     emit_line(f"{prefix or 'all'} drained, everywhere within about 2 s. {back}")
 
@@ -68,6 +69,11 @@ def open_(context: typer.Context, prefix: Prefix, reason: Reason, as_json: Json 
     else:
         still = f" Still drained: {left}." if left else ""
         emit_line(f"{prefix or 'all'} open, everywhere within about 2 s.{still}")
+
+
+def by_whom(drained: Body) -> str:
+    """Who drained it, and whether that was the platform, whose alone it is to open it."""
+    return f"{drained['by']} (platform)" if drained["platform"] else str(drained["by"])
 
 
 def _set(context: typer.Context, prefix: str, state: str, reason: str) -> Body:

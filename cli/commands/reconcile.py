@@ -8,7 +8,7 @@ from rich.text import Text
 
 from cli.api import Body
 from cli.errors import PROGRAM
-from cli.options import Json, api_of
+from cli.options import Json, TenantName, api_of
 from cli.show import emit_json, emit_line, emit_table, kept, right, since, span, trouble, wide
 
 MEANING: Final[dict[str, str]] = {
@@ -23,7 +23,7 @@ MEANING: Final[dict[str, str]] = {
 }
 
 
-def reconcile(context: typer.Context, as_json: Json = False) -> None:
+def reconcile(context: typer.Context, tenant: TenantName = None, as_json: Json = False) -> None:
     """Show what the provider's accounts are to us.
 
     Names those that nothing explains; every listed account is in exactly one row. Reads what the last sync
@@ -34,7 +34,7 @@ def reconcile(context: typer.Context, as_json: Json = False) -> None:
       sandbox-broker reconcile
       sandbox-broker reconcile --json | jq .unexplained
     """
-    seen = api_of(context).get("/v1/admin/reconciliation")
+    seen = api_of(context).get("/v1/admin/reconciliation", tenant=tenant)
     if as_json:
         emit_json(seen)
         return

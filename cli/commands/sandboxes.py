@@ -7,7 +7,7 @@ import typer
 
 from cli.api import Api, Body
 from cli.errors import PROGRAM
-from cli.options import Json, SandboxId, api_of
+from cli.options import Json, SandboxId, TenantName, api_of
 from cli.show import emit_facts, emit_json, emit_table, instant, kept, right, say, since, span, wide
 
 Status = Literal[
@@ -33,6 +33,7 @@ def list_sandboxes(
     track: Annotated[str | None, typer.Option("--track", metavar="LAB", help="Only this lab's.")] = None,
     limit: Annotated[int, typer.Option("--limit", min=1, metavar="ROWS", help="How many at the most.")] = 100,
     everything: Annotated[bool, typer.Option("--all", help="All there are, however many.")] = False,
+    tenant: TenantName = None,
     as_json: Json = False,
 ) -> None:
     """List sandboxes, with holders, errors and next attempts.
@@ -44,7 +45,7 @@ def list_sandboxes(
       sandbox-broker list --all | grep lab-adventure-
       sandbox-broker list --all --json | jq -r '.sandboxes[].sandbox_id'
     """
-    found = _pages(api_of(context), None if everything else limit, status=status, track=track)
+    found = _pages(api_of(context), None if everything else limit, status=status, track=track, tenant=tenant)
     if as_json:
         emit_json(found)
         return
@@ -57,7 +58,7 @@ def list_sandboxes(
         say(f"These are the first {found['count']}: --limit shows more, --all shows all.")
 
 
-def show(context: typer.Context, sandbox_id: SandboxId, as_json: Json = False) -> None:
+def show(context: typer.Context, sandbox_id: SandboxId, tenant: TenantName = None, as_json: Json = False) -> None:
     """Show one sandbox, and what can be done to it.
 
     \b
@@ -65,7 +66,7 @@ def show(context: typer.Context, sandbox_id: SandboxId, as_json: Json = False) -
       sandbox-broker show 2009521
       sandbox-broker show 2009521 --json
     """
-    sandbox = api_of(context).get(f"/v1/admin/sandboxes/{sandbox_id}")
+    sandbox = api_of(context).get(f"/v1/admin/sandboxes/{sandbox_id}", tenant=tenant)
     emit_json(sandbox) if as_json else emit_facts(_facts(sandbox))
 
 

@@ -8,16 +8,17 @@ import typer
 from rich.text import Text
 
 from cli.api import Api, Body
+from cli.commands.pools import by_whom
 from cli.commands.reconcile import belief
 from cli.errors import PROGRAM, Refused
 from cli.follow import numbers_of
-from cli.options import Json, api_of
+from cli.options import Json, TenantName, api_of
 from cli.show import emit_facts, emit_json, span, trouble
 
 Facts = Iterator[tuple[str, str | Text]]
 
 
-def status(context: typer.Context, as_json: Json = False) -> None:
+def status(context: typer.Context, tenant: TenantName = None, as_json: Json = False) -> None:
     """Show the broker on one screen.
 
     Mode, API, worker, provider, alerts, the last sync, jobs, dead letters, sandboxes by status.
@@ -28,10 +29,11 @@ def status(context: typer.Context, as_json: Json = False) -> None:
     \b
     Examples:
       sandbox-broker status
+      sandbox-broker status --tenant north
       watch -n 5 sandbox-broker status
       sandbox-broker status --json | jq .stats
     """
-    seen = _asked(api_of(context))
+    seen = _asked(api_of(context), tenant)
     if as_json:
         emit_json(seen)
     else:
@@ -40,22 +42,26 @@ def status(context: typer.Context, as_json: Json = False) -> None:
         raise typer.Exit(1)
 
 
-def _asked(api: Api) -> dict[str, Body]:
-    """Every part at once: the API's own bodies, or its refusals.
+def _asked(api: Api, tenant: str | None) -> dict[str, Body]:
+    """Every part at once: the API's own bodies, or its refusals. The mode is everybody's.
 
     Raises:
         Unreachable: there is no API.
     """
+
+    def of(part: str, **query: Any) -> Callable[[], Body]:
+        return lambda: api.get(f"/v1/admin/{part}", patient=False, tenant=tenant, **query)
+
     parts: dict[str, Callable[[], Body]] = {
         "ready": api.ready,
-        "worker": lambda: api.get("/v1/admin/worker", patient=False),
-        "pools": lambda: api.get("/v1/admin/pools", patient=False),
+        "worker": of("worker"),
+        "pools": of("pools"),
         "mode": lambda: api.get("/v1/admin/mode", patient=False),
-        "stats": lambda: api.get("/v1/admin/stats", patient=False),
-        "running": lambda: api.get("/v1/admin/jobs", patient=False, state="running", limit=200),
-        "queued": lambda: api.get("/v1/admin/jobs", patient=False, state="queued", limit=200),
-        "dead_letters": lambda: api.get("/v1/admin/dead-letters", patient=False),
-        "reconciliation": lambda: api.get("/v1/admin/reconciliation", patient=False),
+        "stats": of("stats"),
+        "running": of("jobs", state="running", limit=200),
+        "queued": of("jobs", state="queued", limit=200),
+        "dead_letters": of("dead-letters"),
+        "reconciliation": of("reconciliation"),
     }
     first = {"ready": _part(parts.pop("ready"))}  # alone: without an API there is nothing else to ask
     with ThreadPoolExecutor(len(parts)) as pool:
@@ -66,7 +72,7 @@ def _part(ask: Callable[[], Body]) -> Body:
     try:
         return ask()
     except Refused as error:
-        if error.status in (401, 403):
+        if error.status in (401, 403) or error.code == "TENANT_NOT_FOUND":
             raise  # it would be the same for all
         return error.envelope()
 
@@ -96,7 +102,7 @@ def _pools(pools: Body) -> Facts:
     yield "tenant", pools["tenant"]
     for pool in pools["drained"]:
         what = f"{pool['prefix']}*" if pool["prefix"] else "all"
-        yield "drained", trouble(f"{what} by {pool['by']}: {pool['reason']}")
+        yield "drained", trouble(f"{what} by {by_whom(pool)}: {pool['reason']}")
     if pools["max_live"] is not None:
         text = f"{pools['held']} of {pools['max_live']} held"
         yield "quota", trouble(text) if pools["held"] >= pools["max_live"] else text

@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from cli.commands.bulk import agreed
 from cli.errors import PROGRAM, CliError, Misused
 from cli.options import DryRun, Json, Yes
-from cli.show import console, emit_json, emit_line, emit_table, right, say, trouble, wide
+from cli.show import agreed, console, emit_json, emit_line, emit_table, right, say, trouble, wide
 
 if TYPE_CHECKING:
     from broker.cli import Brought, Plan, Trouble

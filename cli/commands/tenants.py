@@ -5,10 +5,24 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from cli.api import Body
+from cli.api import Api, Body
+from cli.commands.pools import by_whom
 from cli.errors import PROGRAM
 from cli.options import Json, Reason, api_of
-from cli.show import emit_facts, emit_json, emit_table, instant, kept, right, say, span, trouble, wide
+from cli.show import (
+    emit_facts,
+    emit_json,
+    emit_line,
+    emit_table,
+    instant,
+    kept,
+    right,
+    say,
+    span,
+    trouble,
+    warn,
+    wide,
+)
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -16,6 +30,7 @@ _NAME: Final = re.compile(r"(?=.*[A-Za-z0-9_:-])[A-Za-z0-9._:-]{1,64}")
 _SPAN: Final = re.compile(r"(\d+(?:\.\d+)?)(s|m|h|d)")
 _SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 24 * 3600}
 DEFAULT: Final = "default"
+PAGE: Final = 1000
 
 
 def _name(given: str) -> str:
@@ -86,7 +101,7 @@ def list_tenants(context: typer.Context, as_json: Json = False) -> None:
     Examples:
       sandbox-broker tenants list
     """
-    found = api_of(context).get("/v1/admin/tenants")
+    found = _pages(api_of(context))
     if as_json:
         emit_json(found)
         return
@@ -129,7 +144,9 @@ def create(
     facts = _facts(max_live, lease, max_extension, requests, provider_url, provider_secret, prefix)
     made = api_of(context).post("/v1/admin/tenants", {"name": tenant, **facts, "reason": reason})
     _told(made, as_json=as_json)
-    say(f"Now make it a key: {PROGRAM} keys create setup-scripts --role track --tenant {tenant}")
+    warn(made)
+    say(f"Does its provider answer? Look in a minute: {PROGRAM} status --tenant {tenant}")
+    say(f"Then make it a key: {PROGRAM} keys create setup-scripts --role track --tenant {tenant}")
 
 
 @app.command("set")
@@ -156,7 +173,57 @@ def set_(
     facts = _facts(max_live, lease, max_extension, requests, provider_url, provider_secret, prefix)
     if not facts:
         raise typer.BadParameter("say what is to be changed: --max-live, --lease, ...")
-    _told(api_of(context).patch(f"/v1/admin/tenants/{tenant}", {**facts, "reason": reason}), as_json=as_json)
+    changed = api_of(context).patch(f"/v1/admin/tenants/{tenant}", {**facts, "reason": reason})
+    _told(changed, as_json=as_json)
+    warn(changed)
+    if {"provider", "prefixes"} & facts.keys():
+        say(f"Does its provider answer? Look in a minute: {PROGRAM} status --tenant {tenant}")
+
+
+@app.command()
+def drain(context: typer.Context, tenant: Name, reason: Reason, as_json: Json = False) -> None:
+    """Hand out nothing new to a tenant, until `resume`. It cannot end that itself.
+
+    What its students hold stays held and can be released.
+
+    \b
+    Examples:
+      sandbox-broker tenants drain north --reason 'INC-4711: it eats the budget'
+    """
+    drained = api_of(context).post(f"/v1/admin/tenants/{tenant}/drain", {"reason": reason})
+    if as_json:
+        emit_json(drained)
+    else:
+        back = f"Back: {PROGRAM} tenants resume {tenant} --reason '...'"
+        emit_line(f"{tenant} drained, everywhere within about 2 s. {back}")
+
+
+@app.command()
+def resume(context: typer.Context, tenant: Name, reason: Reason, as_json: Json = False) -> None:
+    """Hand out to a drained tenant again, whoever drained it.
+
+    \b
+    Examples:
+      sandbox-broker tenants resume north --reason 'INC-4711 is over'
+    """
+    now = api_of(context).post(f"/v1/admin/tenants/{tenant}/resume", {"reason": reason})
+    if as_json:
+        emit_json(now)
+        return
+    left = ", ".join(d["prefix"] for d in now["drained"])
+    still = f" Still drained by itself: {left}." if left else ""
+    emit_line(f"{tenant} hands out again, everywhere within about 2 s.{still}")
+
+
+def _pages(api: Api) -> Body:
+    """All pages as one."""
+    rows: list[Body] = []
+    cursor: str | None = None
+    while True:
+        page = api.get("/v1/admin/tenants", limit=PAGE, cursor=cursor)
+        rows += page["tenants"]
+        if (cursor := page["cursor"]) is None:
+            return {"tenants": rows, "count": len(rows), "cursor": None}
 
 
 def _facts(
@@ -188,7 +255,9 @@ def _facts(
 
 
 def _row(tenant: Body) -> list[Any]:
-    state = trouble(tenant["state"]) if tenant["state"] == "drained" else tenant["state"]
+    pools = ", ".join(f"{d['prefix']}*" for d in tenant["drained"])
+    state = tenant["state"] if tenant["state"] == "drained" or not pools else f"active, drained: {pools}"
+    state = trouble(state) if tenant["drained"] else state
     most, lease_s = tenant["max_live"], tenant["lease_s"]
     return [
         tenant["name"],
@@ -221,5 +290,5 @@ def _told(tenant: Body, *, as_json: bool) -> None:
         ("sandboxes from", _source(tenant)),
         ("token kept in", provider["secret"] if provider else ""),
     ]
-    facts += [("drained", f"{d['prefix'] or 'all'}: {d['reason']} ({d['by']})") for d in tenant["drained"]]
+    facts += [("drained", f"{d['prefix'] or 'all'}: {d['reason']} ({by_whom(d)})") for d in tenant["drained"]]
     emit_facts((name, value) for name, value in facts if value)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from broker.errors import NoSandboxAvailable, StoreThrottled, StoreUnavailable, WrongState
-from broker.operations import MAX_TRIES
+from broker.insist import MAX_TRIES
 from broker.sandbox import EndedBy, Sandbox, State
 from broker.store.events import Cause
 from broker.wiring import Broker
@@ -198,6 +198,23 @@ async def test_an_answer_that_was_lost_is_found_again(core: Broker, proxy: Store
     left = await core.sandboxes.get("acme", ID)
     assert left == (None if name == "remove_stale" else done)
     await audit(core)
+
+
+async def test_a_store_that_answers_twice_with_trouble_is_asked_no_third_time(
+    core: Broker, proxy: StoreProxy
+) -> None:
+    await fill(core, 1)
+    await core.tenants.shards("acme")
+    proxy.counts.reset()
+
+    async def trouble(_: dict[str, Any]) -> None:
+        proxy.faults.change({"internal_error_next": 1})
+
+    with proxy.before("GetItem", trouble), pytest.raises(StoreUnavailable, match="Internal"):
+        await core.operations.quarantine("acme", ID, cause=WHY)
+
+    assert proxy.counts.calls["TransactWriteItems"] == 2
+    assert (await stored(core)).state is State.AVAILABLE
 
 
 async def test_what_the_purge_took_meanwhile_is_removed_all_the_same(

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from broker.errors import AllocationExpired, BrokerError, StoreThrottled, StoreUnavailable, WriteConflict
-from broker.lifecycle import HEARTBEAT_S, MAX_TRIES
+from broker.insist import MAX_TRIES
+from broker.lifecycle import HEARTBEAT_S
 from broker.sandbox import Sandbox, State
 from broker.tenant import Tenant
 from broker.wiring import Broker

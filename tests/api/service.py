@@ -5,10 +5,8 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
-import aioboto3
 import httpx
 from fastapi import FastAPI
 
@@ -18,7 +16,7 @@ from broker.store.schema import create_table
 from broker.wiring import Broker, client_config, table_of
 from local.store_proxy import StoreProxy
 from tests.builders import NOW, TEST_CAUSE, a_sandbox
-from tests.conftest import settings_for
+from tests.conftest import aws_session, settings_for
 
 API_TOKEN = "track-8f14e45fceea167a5a36dedd4bea2543"
 ADMIN_TOKEN = "admin-c9f0f895fb98ab9159f51fd0297e236d"
@@ -111,17 +109,11 @@ class Api:
 async def a_table(url: str, table_name: str) -> AsyncIterator[str]:
     """A table as `sandbox-broker create-table` makes it; nobody has marked it yet."""
     settings = settings_for(url, table_name)
-    async with _session().client(
+    async with aws_session().client(
         "dynamodb", region_name=settings.region, endpoint_url=url, config=client_config(settings)
     ) as dynamodb:
         await create_table(dynamodb, table_of(settings))
         yield table_name
-
-
-@cache
-def _session() -> aioboto3.Session:
-    """Shared, as it reads the service's model from disk once."""
-    return aioboto3.Session()
 
 
 def a_client(app: FastAPI, address: str = "203.0.113.7") -> httpx.AsyncClient:

@@ -16,6 +16,7 @@ from broker.role import Role
 from broker.sandbox import State
 from broker.store import table
 from broker.store.event_log import Event, event_from
+from tests.api.keys import a_tenant
 from tests.api.service import ADMIN, TRACK, Api
 from tests.api.test_jobs import a_worker, put_jobs
 from tests.api.test_roles import routes_of
@@ -59,6 +60,15 @@ async def a_live_key(api: Api) -> None:
     facts = {"tenant": "acme", "role": Role.TRACK, "name": "scripts", "pepper": "x", "digest": "y"}
     key = Key(id=KEY, created_by="ada", created_at=int(time.time()), version=1, **facts)
     await api.core.keys.create(key, TEST_CAUSE, now=time.time())
+
+
+async def a_second_tenant(api: Api) -> None:
+    await a_tenant(api, "north")
+
+
+async def a_second_tenant_drained(api: Api) -> None:
+    await a_second_tenant(api)
+    await api.http.post("/v1/admin/tenants/north/drain", headers=ADMIN, json={"reason": "before"})
 
 
 def a_job_that_is(state: JobState) -> Prepare:
@@ -211,6 +221,22 @@ MUTATIONS: dict[tuple[str, str], list[Mutation]] = {
             before={"lease_s": None}, after={"lease_s": 60},
         )
     ],
+    ("POST", "/v1/admin/tenants/{tenant}/drain"): [
+        Mutation(
+            prepare=a_second_tenant, action="drain_tenant", subject="tenant", tenant="north",
+            path={"tenant": "north"},
+            before={"drained": {}, "drained_by_platform": None},
+            after={"drained": {"": WHY}, "drained_by_platform": True},
+        )
+    ],
+    ("POST", "/v1/admin/tenants/{tenant}/resume"): [
+        Mutation(
+            prepare=a_second_tenant_drained, action="resume_tenant", subject="tenant", tenant="north",
+            path={"tenant": "north"},
+            before={"drained": {"": "before"}, "drained_by_platform": True},
+            after={"drained": {}, "drained_by_platform": None},
+        )
+    ],
     ("POST", "/v1/admin/pools"): [
         Mutation(
             action="drain_pool", subject="tenant", body={"reason": WHY, "prefix": "lab-", "state": "drained"},
@@ -273,7 +299,8 @@ async def test_each_mutation_leaves_exactly_its_event(
     assert tenant == mutation.tenant
     assert [told_to for told_to, _ in others] == ["acme"] * (tenant != "acme"), "and to who did it"
     if tenant == "acme":
-        assert await caused(api) == [EventOut.of(event).model_dump()]
+        names = {event.subject: "scripts"} if event.subject and event.subject.startswith("key:") else {}
+        assert await caused(api) == [EventOut.of(event, names).model_dump()]
     assert began <= event.at <= time.time()
     assert (event.actor, event.action, event.request_id) == (mutation.actor, mutation.action, REQUEST)
     assert (event.before, event.after, event.reason) == (mutation.before, mutation.after, mutation.reason)

@@ -10,11 +10,14 @@ import pytest
 from app.audit import Audit
 from app.cursors import Cursors
 from app.instants import instant_of
+from broker.action import Action
+from broker.role import Role
 from broker.sandbox import State
 from broker.store.event_log import Sought
 from broker.store.events import EVENT_TTL_S, Cause
 from broker.wiring import Broker
 from local.store_proxy import StoreProxy
+from tests.api.keys import a_tenant, bearer, made_key
 from tests.api.service import ADMIN, Api, an_api, error_of, refusal
 from tests.builders import a_sandbox
 from tests.conftest import a_broker
@@ -62,8 +65,8 @@ async def test_a_life_is_told_by_one_query_newest_first(api: Api) -> None:
     ]
     assert [e["version"] for e in history] == [3, 2, 1]
     assert set(history[0]) == {
-        "event_id", "at", "actor", "action", "sandbox_id", "subject", "before", "after", "version", "holder",
-        "track", "reason", "error", "request_id",
+        "event_id", "at", "actor", "actor_name", "action", "sandbox_id", "subject", "subject_name", "before",
+        "after", "version", "holder", "track", "reason", "error", "request_id",
     }  # fmt: skip
 
 
@@ -198,7 +201,7 @@ async def test_a_filter_cannot_be_spelled_so_that_it_passes_for_another(api: Api
         await happened(api.core, ago(second), actor="x", action="x", request_id="x")
     cursor = (await api.admin("/events", limit=1, actor="x")).json()["cursor"]
 
-    for other in ({"action": "x"}, {"request": "x"}, {"sandbox": "x"}, {"actor": "x", "action": "x"}):
+    for other in ({"request": "x"}, {"sandbox": "x"}, {"actor": "x", "request": "x"}, {"action": "extend"}):
         assert refusal(await api.admin("/events", cursor=cursor, **other)) == (400, "INVALID_CURSOR"), other
 
 
@@ -272,7 +275,7 @@ async def core(ministack: str, table_name: str) -> AsyncIterator[Broker]:
 
 
 def audit(broker: Broker, clock: Clock | None = None) -> Audit:
-    return Audit(broker.event_log, broker.tenants, Cursors("secret"), clock=clock or Clock(NOW))
+    return Audit(broker.event_log, broker.tenants, broker.keys, Cursors("secret"), clock=clock or Clock(NOW))
 
 
 async def test_a_quiet_month_is_walked_in_pages_of_bounded_work(proxy: StoreProxy, table_name: str) -> None:
@@ -332,3 +335,42 @@ async def test_the_thirty_days_end_as_the_clock_goes_on(core: Broker) -> None:
         for where in ({"sandbox_id": ID}, {"until": NOW}):
             page = await audit(core, clock).page("acme", Sought(**where), limit=5, cursor=None)
             assert len(page.events) == count, (later, where)
+
+
+async def test_a_span_that_ends_before_it_begins_is_refused_with_both_times(api: Api) -> None:
+    answer = await api.admin("/events", since="2026-11-21T10:15", until="2026-11-21T10:00")
+
+    assert refusal(answer) == (400, "INVALID_REQUEST")
+    for words in ("query.since", "2026-11-21T10:15:00Z", "2026-11-21T10:00:00Z"):
+        assert words in error_of(answer)["message"]
+    assert (await api.admin("/events", since="2026-11-21T10:15", until="2026-11-21T10:15")).status_code == 200
+
+
+async def test_an_action_that_there_is_not_is_refused_with_those_that_there_are(api: Api) -> None:
+    answer = await api.admin("/events", action="explode")
+
+    assert refusal(answer) == (400, "INVALID_REQUEST")
+    for action in Action:
+        assert f"'{action}'" in error_of(answer)["message"]
+
+
+async def test_a_key_is_told_by_its_name_too_but_no_tenant_is_told_what_others_call_theirs(api: Api) -> None:
+    await a_tenant(api, "north")
+    platform = (await made_key(api, "acme", Role.ADMIN)).key
+    made = await made_key(api, "north", Role.ADMIN)
+    own, theirs = made.key, bearer(made.token)
+    for actor in (platform, own):
+        cause = Cause(actor=actor.credential, action=Action.REVOKE_KEY, request_id="r", reason="x", tenant="acme")
+        key = (await made_key(api, "north", Role.TRACK)).key
+        await api.core.keys.change(
+            "north", key.id, lambda k: k.revoke(by="x", reason="x", now=NOW), cause, now=time.time()
+        )
+
+    async def named(headers: dict[str, str], **query: str) -> dict[str, set[str | None]]:
+        params = {"action": "revoke_key"} | query
+        rows = (await api.http.get("/v1/admin/events", headers=headers, params=params)).json()["events"]
+        assert {row["subject_name"] for row in rows} <= {"a test's", None}
+        return {row["actor"]: row["actor_name"] for row in rows}
+
+    assert await named(theirs) == {platform.credential: None, own.credential: "a test's"}
+    assert await named(ADMIN, tenant="north") == {platform.credential: "a test's", own.credential: "a test's"}

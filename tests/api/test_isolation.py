@@ -2,11 +2,13 @@
 
 import json
 import re
+import time
 from typing import Any
 
 import httpx
 import pytest
 
+from app import key_ring
 from app.access import ROUTES, Access
 from broker.job import JobState
 from broker.role import Role
@@ -177,3 +179,76 @@ async def test_equal_students_and_keys_of_both_are_two_and_neither_takes_the_oth
     )
     assert freed.status_code == 200
     assert (await api.view(HELD)).json()["status"] == "allocated"
+
+
+NAMING = sorted(path for (method, path), access in ROUTES.items() if access.any_tenant and method == "GET")
+
+
+@pytest.mark.parametrize("path", NAMING)
+async def test_whoever_names_us_is_refused_as_whoever_names_nobody_and_nothing_is_read(
+    proxied: Api, proxy: StoreProxy, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(key_ring, "REFRESH_S", 600.0)  # the key is not confirmed in between
+    key_id, theirs = await both(proxied)
+    names = {"sandbox_id": HELD, "job_id": JOB, "key_id": key_id}
+    by = theirs[Role.ADMIN]
+    await call(proxied, "GET", path, by, names, tenant="nobody")
+    answers, calls = [], []
+    for tenant in ("nobody", OURS):
+        proxy.counts.reset()
+        answers.append(told(await call(proxied, "GET", path, by, names, tenant=tenant), {"tenant": tenant}))
+        calls.append({name: count for name, count in proxy.counts.calls.items() if name != "BatchGetItem"})
+
+    assert answers[0] == answers[1]
+    assert (answers[0][0], "PLATFORM_ONLY" in answers[0][1]) == (403, True)
+    assert calls == [{}, {}]
+
+
+@pytest.mark.parametrize("path", NAMING)
+async def test_the_platform_sees_of_a_tenant_what_that_sees_of_itself_and_nothing_of_others(
+    api: Api, path: str
+) -> None:
+    """We are the platform. North has one of everything, with the ids that ours have."""
+    await both(api)
+    key = await made_key(api, "north", Role.OPERATOR)
+    await api.core.sandboxes.add(
+        a_sandbox(number=1, tenant="north", external_id="x/1"), TEST_CAUSE, now=1_760_000_000
+    )
+    await put_jobs(api, a_running_job(tenant="north", reason="their own"))
+    themselves = bearer((await made_key(api, "north", Role.ADMIN)).token)
+    names = {"sandbox_id": HELD, "job_id": JOB, "key_id": key.key.id}
+
+    ours = await call(api, "GET", path, ADMIN, names)
+    seen = await call(api, "GET", path, ADMIN, names, tenant="north")
+    own = await call(api, "GET", path, themselves, names)
+    named_themselves = await call(api, "GET", path, themselves, names, tenant="north")
+
+    assert (seen.status_code, own.status_code) == (200, 200)
+    assert steady(seen) == steady(own) == steady(named_themselves)
+    if path not in ("/v1/admin/reconciliation", "/v1/admin/worker"):  # there is no worker here
+        assert steady(ours) != steady(seen)
+
+
+def steady(answer: httpx.Response) -> Any:
+    """An answer without what is of the moment: when a key was used."""
+    return re.sub(r'"last_used_at": ?\w+', "", answer.text)
+
+
+@pytest.mark.parametrize("path", LISTS)
+async def test_a_cursor_goes_with_the_tenant_that_it_pages_for_the_platform_too(api: Api, path: str) -> None:
+    await both(api)
+    for number in (1, 2):
+        await api.core.sandboxes.add(
+            a_sandbox(number=number, tenant="north", external_id=f"x/{number}"), TEST_CAUSE, now=int(time.time())
+        )
+    await put_jobs(api, *(a_running_job(number=n, tenant="north") for n in (1, 2)))
+    north = LISTS[path] | {"tenant": "north"}
+    page = (await api.http.get(path, headers=ADMIN, params=north)).json()
+    assert page["cursor"]
+
+    onward = await api.http.get(path, headers=ADMIN, params=north | {"cursor": page["cursor"]})
+    elsewhere = [LISTS[path], LISTS[path] | {"tenant": OURS}]
+    refused = [await api.http.get(path, headers=ADMIN, params=q | {"cursor": page["cursor"]}) for q in elsewhere]
+
+    assert onward.status_code == 200
+    assert {refusal(answer) for answer in refused} == {(400, "INVALID_CURSOR")}

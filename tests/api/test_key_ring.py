@@ -47,7 +47,7 @@ async def core(proxy: StoreProxy, table_name: str, clock: Clock) -> AsyncIterato
 def desk(core: Broker, clock: Clock) -> KeyDesk:
     """Of another process: the rings below hear nothing of what it does."""
     cursors: Any = None
-    return KeyDesk(core.keys, cursors, PEPPERS, changed=lambda _: None, clock=clock)
+    return KeyDesk(core.keys, cursors, PEPPERS, changed=lambda _: None, default_tenant="acme", clock=clock)
 
 
 @pytest.fixture
@@ -304,7 +304,7 @@ async def test_its_use_is_noted_once_a_minute_and_never_in_the_way(
 
 async def test_what_is_changed_here_holds_here_at_once(core: Broker, ring: KeyRing, clock: Clock) -> None:
     cursors: Any = None
-    here = KeyDesk(core.keys, cursors, PEPPERS, changed=ring.forget, clock=clock)
+    here = KeyDesk(core.keys, cursors, PEPPERS, changed=ring.forget, default_tenant="acme", clock=clock)
     made = await a_key(here)
     presented = await known(ring, made)
 

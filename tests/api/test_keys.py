@@ -327,3 +327,38 @@ async def test_a_lost_answer_of_a_creation_is_looked_into(proxied: Api, proxy: S
     made = await create(proxied, role="viewer")
     assert await allowed(proxied, made["token"])
     assert len(await events_of(proxied, made["id"])) == 1
+
+
+async def test_the_last_admin_key_of_a_tenant_is_known_as_such_and_its_end_is_warned_of(api: Api) -> None:
+    await a_tenant(api, "north")
+    first, second = [(await made_key(api, "north", Role.ADMIN)).key.id for _ in range(2)]
+    track = (await made_key(api, "north", Role.TRACK)).key.id
+    ours = (await made_key(api, "acme", Role.ADMIN)).key.id
+    of_north = {"tenant": "north"}
+
+    async def last(key_id: str, **query: str) -> bool:
+        return bool((await api.admin(f"/keys/{key_id}", **query)).json()["last_admin"])
+
+    async def post(path: str, body: dict[str, Any], **query: str) -> dict[str, Any]:
+        answer = await api.http.post(f"/v1/admin/keys/{path}", headers=ADMIN, json=body, params=query)
+        assert answer.status_code in (200, 201), answer.text
+        told: dict[str, Any] = answer.json()
+        return told
+
+    assert [await last(key_id, **of_north) for key_id in (first, second, track)] == [False, False, False]
+    revoked = await post(f"{first}/revoke", {"reason": "a test"}, **of_north)
+    assert revoked["warnings"] == []
+    assert await last(second, **of_north)
+    assert not await last(first, **of_north), "it is none any more"
+
+    rotated = await post(f"{second}/rotate", {"overlap_s": 600}, **of_north)
+    assert "tenant north has no other admin key" in rotated["warnings"][0]
+    assert [await last(key_id, **of_north) for key_id in (second, rotated["id"])] == [False, True]
+    anew = await post(f"{rotated['id']}/rotate", {"overlap_s": 600}, **of_north)
+    assert await last(anew["id"], **of_north), "both before it are on their way out"
+    ended = await post(f"{anew['id']}/revoke", {"reason": "a test"}, **of_north)
+    assert "tenant north has no admin key now" in ended["warnings"][0]
+    assert (await post(f"{track}/revoke", {"reason": "a test"}, **of_north))["warnings"] == []
+
+    assert not await last(ours), "the default tenant has its bootstrap token"
+    assert (await post(f"{ours}/revoke", {"reason": "a test"}))["warnings"] == []

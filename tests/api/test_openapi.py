@@ -78,7 +78,7 @@ def test_every_route_behind_a_token_asks_for_one_and_documents_its_refusals(docu
         guarded += 1
         assert operation["security"] == [{"HTTPBearer": []}]
         assert statuses >= TOKEN_STATUSES, (method, path)
-    assert guarded == 39
+    assert guarded == 41
     assert "HTTPValidationError" not in document["components"]["schemas"]
 
 
@@ -248,7 +248,11 @@ async def about_tenants(api: Api) -> list[httpx.Response]:
         await api.http.patch(f"{admin}/tenants/south", headers=ADMIN, json={"max_live": 1} | why),
         await api.http.patch(f"{admin}/tenants/north", headers=ADMIN, json=why),
         await api.http.patch(f"{admin}/tenants/north", headers=TRACK, json=why),
+        await api.http.post(f"{admin}/tenants/north/drain", headers=ADMIN, json=why),
+        await api.http.post(f"{admin}/tenants/north/resume", headers=ADMIN, json=why),
         await api.admin("/tenants"),
+        await api.admin("/stats", tenant="north"),
+        await api.admin("/stats", tenant="south"),
         await api.admin("/tenants/north"),
         await api.admin("/tenants/south"),
         await api.http.post(f"{admin}/pools", headers=ADMIN, json=pool | why),

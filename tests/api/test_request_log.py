@@ -113,3 +113,35 @@ async def test_no_line_shows_a_header_a_path_or_a_query(api: Api, lines: Any) ->
     text = json.dumps(lines())
     assert "hunter2" not in text
     assert API_TOKEN not in text
+
+
+@pytest.mark.parametrize("declared", [{}, {"Content-Length": "17"}], ids=["no body", "half of a body"])
+async def test_who_hangs_up_before_the_whole_request_is_there_is_no_crash_of_ours(
+    api: Api, lines: Any, declared: dict[str, str]
+) -> None:
+    """No traceback, no 500 among the metrics; and a release without the generation that it was to name is none."""
+    await api.fill(1)
+    held = (await api.allocate("s-1")).json()["sandbox_id"]
+    headers = TRACK | {"X-Instruqt-Sandbox-ID": "s-1"} | declared
+    path = f"/v1/sandboxes/{held}/mark-for-deletion"
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": path,
+        "query_string": b"",
+        "headers": [(name.lower().encode(), value.encode()) for name, value in headers.items()],
+        "client": ("203.0.113.7", 50_000),
+    }
+
+    async def gone() -> dict[str, str]:
+        return {"type": "http.disconnect"}
+
+    async def unheard(_: object) -> None:
+        pass
+
+    await api.app(scope, gone, unheard)
+
+    assert lines("request crashed") == []
+    assert [(line["status"], line["outcome"]) for line in lines()][1:] == [(400, "CLIENT_GONE")]
+    assert not [series for series in await api.metrics() if 'status="5' in series]
+    assert (await api.view(held, "s-1")).json()["status"] == "allocated"

@@ -9,7 +9,8 @@ from fastapi import APIRouter, FastAPI
 from fastapi.responses import PlainTextResponse
 from fastapi.routing import APIRoute, iter_route_contexts
 
-from app.access import admitted, must_be_complete
+from app import access
+from app.access import VIEWER, VIEWER_OF_ANY, admitted, must_be_complete
 from app.auth import Authenticator, Credential
 from app.limits import RateLimitMiddleware
 from app.main import create_app
@@ -50,10 +51,12 @@ ROUTES = {
     ("POST", "/v1/admin/sandboxes/{sandbox_id}/abandon"): OPERATORS,
     ("GET", "/v1/admin/mode"): VIEWERS,
     ("POST", "/v1/admin/mode"): PLATFORM,
-    ("GET", "/v1/admin/tenants"): PLATFORM_ADMINS,
+    ("GET", "/v1/admin/tenants"): PLATFORM,
     ("POST", "/v1/admin/tenants"): PLATFORM_ADMINS,
     ("GET", "/v1/admin/tenants/{tenant}"): VIEWERS,
     ("PATCH", "/v1/admin/tenants/{tenant}"): PLATFORM_ADMINS,
+    ("POST", "/v1/admin/tenants/{tenant}/drain"): PLATFORM,
+    ("POST", "/v1/admin/tenants/{tenant}/resume"): PLATFORM,
     ("GET", "/v1/admin/pools"): VIEWERS,
     ("POST", "/v1/admin/pools"): OPERATORS,
     ("GET", "/v1/admin/keys"): ADMINS,
@@ -183,14 +186,72 @@ def routes_of(app: FastAPI) -> set[tuple[str, str]]:
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("path", ["/pools", "/stats", "/sandboxes", "/events", "/worker"])
-async def test_a_parameter_that_a_route_does_not_take_is_no_filter_that_was_heeded(api: Api, path: str) -> None:
-    """`?tenant=` on a route that knows the caller's tenant alone would show, or drain, another one than meant."""
-    answer = await api.http.get(f"/v1/admin{path}", headers=ADMIN, params={"tenant": "north"})
+NAMES_A_TENANT = {
+    ("GET", "/v1/admin/sandboxes"),
+    ("GET", "/v1/admin/sandboxes/{sandbox_id}"),
+    ("GET", "/v1/admin/stats"),
+    ("GET", "/v1/admin/reconciliation"),
+    ("GET", "/v1/admin/worker"),
+    ("GET", "/v1/admin/jobs"),
+    ("GET", "/v1/admin/jobs/{job_id}"),
+    ("GET", "/v1/admin/dead-letters"),
+    ("GET", "/v1/admin/events"),
+    ("GET", "/v1/admin/pools"),
+    ("GET", "/v1/admin/keys"),
+    ("POST", "/v1/admin/keys"),
+    ("GET", "/v1/admin/keys/{key_id}"),
+    ("POST", "/v1/admin/keys/{key_id}/rotate"),
+    ("POST", "/v1/admin/keys/{key_id}/revoke"),
+}
+"""Where the platform's people may say whose things they mean. Nowhere else does anybody."""
 
-    assert refusal(answer) == (400, "INVALID_REQUEST")
-    assert "query.tenant: is not a parameter of this route" in answer.json()["error"]["message"]
-    assert (await api.http.post("/v1/allocate?x=1", headers=TRACK | {"X-Track-ID": "s"})).status_code == 409
+
+def test_the_table_names_where_another_tenant_may_be_named() -> None:
+    assert {route for route, entry in access.ROUTES.items() if entry.any_tenant} == NAMES_A_TENANT
+
+
+@pytest.mark.parametrize(
+    ("method", "path"), [r for r in ROUTES if ROUTES[r] not in (PUBLIC, TRACKS)], ids=lambda value: value
+)
+async def test_only_the_platform_names_another_tenant_and_only_where_the_table_says(
+    api: Api, method: str, path: str
+) -> None:
+    """Elsewhere `?tenant=` would show, or drain, another one than meant. No refusal tells whether there is one."""
+    await a_tenant(api, "north")
+    concrete = path.format(**FILLED)
+    for caller, headers in CALLERS.items():
+        answers = [
+            await api.http.request(method, f"{concrete}?{named}", headers=headers)
+            for named in ("tenant=north", "tenant=nobody", "tenant=../x", "tenant=acme&tenant=north")
+        ]
+        if expected := REFUSALS.get((caller, ROUTES[method, path])):
+            assert {refusal(answer) for answer in answers} == {expected}, caller
+        elif (method, path) not in NAMES_A_TENANT:
+            assert {refusal(answer) for answer in answers} == {(400, "INVALID_REQUEST")}, caller
+            assert "query.tenant: is not a parameter of this route" in answers[0].json()["error"]["message"]
+        elif "platform" not in caller:
+            assert {refusal(answer) for answer in answers} == {PLATFORM_ONLY}, caller
+            assert len({answer.json()["error"]["message"] for answer in answers}) == 1
+        else:
+            assert refusal(answers[1]) == (404, "TENANT_NOT_FOUND"), caller
+            assert refusal(answers[2]) == (400, "INVALID_REQUEST")
+            assert answers[0].status_code not in (401, 403)
+
+
+async def test_a_script_in_the_field_may_send_what_it_likes(api: Api) -> None:
+    answer = await api.http.post("/v1/allocate?x=1&tenant=north", headers=TRACK | {"X-Track-ID": "s"})
+
+    assert refusal(answer) == (409, "NO_SANDBOXES_AVAILABLE")
+
+
+async def test_the_app_does_not_start_with_a_tenant_s_name_that_the_table_does_not_know(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for route, written in ((("GET", "/v1/admin/stats"), VIEWER), (("GET", "/v1/admin/mode"), VIEWER_OF_ANY)):
+        with monkeypatch.context() as change:
+            change.setattr(access, "ROUTES", {**access.ROUTES, route: written})
+            with pytest.raises(LookupError, match=" ".join(route)):
+                must_be_complete(api.app)
 
 
 async def test_every_route_of_the_app_has_an_entry_in_this_table(api: Api) -> None:

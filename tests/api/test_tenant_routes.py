@@ -7,7 +7,10 @@ from typing import Any
 import httpx
 import pytest
 
+from broker.role import Role
+from broker.sandbox import State
 from broker.store import table
+from tests.api.keys import bearer, made_key
 from tests.api.service import ADMIN, TRACK, Api, error_of, refusal
 from tests.audit import items_of
 
@@ -37,6 +40,7 @@ async def test_a_tenant_is_set_up_in_one_request_and_shown_as_it_was_set_up(api:
 
     assert created.status_code == 201
     body = created.json()
+    assert body.pop("warnings") == []
     assert body == shown.json()
     assert body.pop("created_at") > 0
     assert (body.pop("state"), body.pop("drained")) == ("active", [])
@@ -145,12 +149,13 @@ async def test_pools_are_drained_and_opened_with_who_and_why(api: Api) -> None:
 
     (pool,) = drained.json()["drained"]
     assert (pool["prefix"], pool["reason"], pool["by"]) == ("lab-7-", "CHG-812", "bootstrap-admin")
-    assert drained.json() == shown.json()
+    assert drained.json() == shown.json() | {"warnings": []}
     assert refusal(refused) == (503, "POOL_DRAINED")
     assert error_of(refused)["details"] == {"pool": "lab-7-", "reason": "CHG-812"}
     assert "Retry-After" in refused.headers
     assert opened.json() == {
         "tenant": "acme", "max_live": None, "held": None, "state": "active", "drained": [],
+        "warnings": [],
     }  # fmt: skip
     assert (await api.allocate("student-1")).status_code == 201
 
@@ -186,3 +191,98 @@ async def test_a_track_changes_neither_tenants_nor_pools(api: Api) -> None:
         answer = await api.http.post(f"/v1/admin/{path}", headers=TRACK, json=body | WHY)
         assert refusal(answer) == (403, "FORBIDDEN")
     assert (await api.admin("/pools")).json()["drained"] == []
+
+
+def told(answer: httpx.Response) -> list[str]:
+    warnings: list[str] = answer.json()["warnings"]
+    return warnings
+
+
+async def test_whose_accounts_and_token_another_tenant_has_too_is_said_and_it_is_done(api: Api) -> None:
+    at = {"base_url": "https://csp.example.org", "secret": "shared"}
+    first = await post(api, "/tenants", {"name": "north", "prefixes": ["north-"], "provider": at} | WHY)
+    within = {
+        "name": "south",
+        "prefixes": ["north-a-"],
+        "provider": at | {"base_url": "https://CSP.example.org/v2"},
+    }
+    wider = {"name": "west", "prefixes": ["nor"], "provider": at | {"secret": "another"}}
+
+    answers = [await post(api, "/tenants", body | WHY) for body in (within, wider)]
+    equal = await patch(api, "south", {"prefixes": ["north-"]} | WHY)
+    elsewhere = await patch(api, "south", {"provider": at | {"base_url": "http://other.test"}} | WHY)
+    of_limits = await patch(api, "north", {"max_live": 3} | WHY)
+
+    assert told(first) == told(of_limits) == []
+    assert [answer.status_code for answer in answers] == [201, 201]
+    prefix, secret = told(answers[0])
+    assert (
+        prefix == "prefix north-a-: within north- of tenant north, which keeps the rest; the longest prefix wins"
+    )
+    assert secret == "secret shared: tenant north has it, too"
+    assert (
+        told(answers[1])[0] == "prefix nor: what begins with north- stays tenant north's; the longest prefix wins"
+    )
+    assert "prefix north-: tenant north has the same" in told(equal)[0]
+    assert told(elsewhere) == ["http://other.test: the token is sent in the clear", secret]
+
+
+async def test_of_two_tenants_without_a_prefix_at_one_provider_that_is_said(api: Api) -> None:
+    (said,) = told(await post(api, "/tenants", {"name": "north"} | WHY))
+
+    assert said.startswith("no prefix: tenant acme has the same at this provider")
+
+
+async def test_tenants_are_listed_page_by_page(api: Api) -> None:
+    for name in ("north", "south"):
+        await post(api, "/tenants", {"name": name} | WHY)
+
+    first = (await api.admin("/tenants", limit=2)).json()
+    rest = (await api.admin("/tenants", limit=2, cursor=first["cursor"])).json()
+
+    assert [tenant["name"] for tenant in first["tenants"]] == ["acme", "north"]
+    assert (rest["count"], rest["tenants"][0]["name"], rest["cursor"]) == (1, "south", None)
+    assert refusal(await api.admin("/sandboxes", cursor=first["cursor"])) == (400, "INVALID_CURSOR")
+    assert refusal(await api.admin("/tenants", cursor="x")) == (400, "INVALID_CURSOR")
+
+
+async def test_what_the_platform_drained_only_the_platform_opens(api: Api) -> None:
+    await post(api, "/tenants", {"name": "north"} | WHY)
+    theirs = bearer((await made_key(api, "north", Role.ADMIN)).token)
+    drained = await post(api, "/tenants/north/drain", {"reason": "INC-4711"})
+
+    refused = [
+        await api.http.post("/v1/admin/pools", headers=theirs, json={"prefix": "", "state": state} | WHY)
+        for state in ("open", "drained")
+    ]
+    seen = await api.http.get("/v1/admin/pools", headers=theirs)
+    told_them = (await api.http.get("/v1/admin/events", headers=theirs)).json()["events"][0]
+    told_us = (await api.admin("/events", action="drain_tenant")).json()["events"][0]
+    resumed = await post(api, "/tenants/north/resume", {"reason": "INC-4711 is over"})
+    own = await api.http.post("/v1/admin/pools", headers=theirs, json={"prefix": "", "state": "drained"} | WHY)
+
+    assert (drained.status_code, drained.json()["state"]) == (200, "drained")
+    assert {refusal(answer) for answer in refused} == {(403, "PLATFORM_ONLY")}
+    assert "drained by the platform (INC-4711)" in error_of(refused[0])["message"]
+    assert [(d["prefix"], d["platform"]) for d in seen.json()["drained"]] == [("", True)]
+    assert (told_them["action"], told_them["subject"], told_them["reason"]) == (
+        "drain_tenant",
+        "tenant",
+        "INC-4711",
+    )
+    assert (told_us["subject"], told_us["after"]) == ("tenant:north", told_them["after"])
+    assert (resumed.json()["state"], own.json()["drained"][0]["platform"]) == ("active", False)
+    assert refusal(await post(api, "/tenants/nobody/drain", WHY)) == (404, "TENANT_NOT_FOUND")
+
+
+async def test_a_pool_that_has_nothing_is_drained_and_that_is_said(api: Api) -> None:
+    await api.fill(1, name="lab-7-x")
+    await api.fill(1, first=2, name="lab-8-x", state=State.QUARANTINED)
+
+    answers = [
+        await post(api, "/pools", {"prefix": p, "state": "drained"} | WHY) for p in ("lab-7", "lab-8", "lba-")
+    ]
+
+    assert [len(told(answer)) for answer in answers] == [0, 0, 1]
+    assert told(answers[2])[0].startswith("prefix lba-: no sandbox begins with it")
+    assert [pool["prefix"] for pool in answers[2].json()["drained"]] == ["lab-7", "lab-8", "lba-"]

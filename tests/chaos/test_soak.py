@@ -35,7 +35,7 @@ async def output_until(soak: asyncio.subprocess.Process, pattern: str) -> str:
 
 @pytest.mark.timeout(400)
 async def test_every_invariant_holds_while_everything_is_killed_paused_and_lied_to() -> None:
-    soak = await a_soak("--minutes", "0.5", "--seed", "7")
+    soak = await a_soak("--minutes", "0.4", "--seed", "7")
     output = await output_until(soak, "^every invariant held")
 
     assert await soak.wait() == 0

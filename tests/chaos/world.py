@@ -1,10 +1,13 @@
-"""All that runs in the property test: two APIs, workers and a provider on one store, by clocks that jump."""
+"""All that runs in the property test: two APIs, workers and a provider on one store, for two tenants, by clocks
+that jump."""
 
 import asyncio
+import ssl
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import httpx
@@ -16,6 +19,7 @@ from app.dead_letters import DeadLetters
 from app.deps import Parts
 from app.inventory import Inventory
 from app.job_desk import JobDesk
+from app.key_desk import KeyDesk
 from app.main import create_app
 from app.pool_gauges import PoolGauges
 from broker.leadership import Leadership
@@ -27,7 +31,8 @@ from local.store_proxy import StoreProxy
 from simulator.options import Settings as SimulatorSettings
 from simulator.server import serving
 from simulator.simulation import Simulation
-from tests.api.service import ADMIN, ADMIN_TOKEN, TRACK, a_client, api_settings
+from tests.api.keys import bearer
+from tests.api.service import ADMIN_TOKEN, a_client, api_settings
 from tests.conftest import a_broker, settings_for
 from tests.store.conftest import Clock
 from tests.worker.conftest import TOKEN, worker_settings
@@ -36,6 +41,10 @@ from worker.provider.door import open_provider
 
 START = 2_000_000_000
 """Far ahead of the engine's own clock: it takes nothing for run out by its TTL."""
+OURS, THEIRS = "acme", "blue"
+"""The installation's own tenant, and one that shares its provider."""
+TENANTS = {OURS: 2, THEIRS: 1}
+"""And their shards."""
 LAB_S = 4 * 3600
 MOST_CLAIMS = 2
 LEASE_S = 0.1
@@ -65,7 +74,7 @@ class World:
     monotonic: Monotonic
     stack: AsyncExitStack
     apis: list[httpx.AsyncClient] = field(default_factory=list)
-    workers: list[Worker] = field(default_factory=list)
+    workers: list[dict[str, Worker]] = field(default_factory=list)  # each process's, by tenant
 
     @property
     def now(self) -> int:
@@ -89,26 +98,19 @@ class World:
 
     async def start_api(self) -> None:
         core = self.a_core()
-        app = create_app(api_settings(self.proxy.url, self.table_name))
-        app.state.parts = _parts(app, core)
+        settings = api_settings(self.proxy.url, self.table_name)
+        app = create_app(settings, clock=self.clock, monotonic=self.monotonic)
+        app.state.parts = _parts(app, core, self.clock)
+        app.state.key_ring.open(core.keys)
+        app.state.ceilings.open(core.tenants)
+        self.stack.push_async_callback(app.state.key_ring.close)
+        self.stack.push_async_callback(app.state.ceilings.close)
         app.state.readiness.booted(core.client, core.modes)
         self.apis.append(await self.stack.enter_async_context(a_client(app)))
 
-    async def start_leader(self) -> Worker:
+    async def start_leader(self) -> None:
         """A further worker takes the lead. The one before does not know yet, and goes on."""
         core = self.a_core()
-        settings = worker_settings(
-            CSP_BASE_URL=self.provider_url,
-            CSP_PAGE_SIZE="4",
-            CSP_READ_ATTEMPTS="1",
-            CSP_READ_TIMEOUT_SEC="2",
-            CSP_DELETE_TIMEOUT_SEC="0.5",
-            CSP_DELETES_PER_SEC="1000",
-            CSP_DELETES_PER_SEC_MIN="1000",
-            CLEANUP_CONCURRENCY_MIN="20",
-            CLEANUP_MAX_ATTEMPTS="3",
-        )
-        door = await self.stack.enter_async_context(open_provider(settings, core.metrics, clock=self.monotonic))
         own_clock = Clock(0)
         leadership = Leadership(
             core.leader,
@@ -124,35 +126,67 @@ class World:
             await asyncio.sleep(LEASE_S / 4)
             if not leadership.leading:
                 own_clock.now += LEASE_S
-        worker = Worker(settings, core, door, leadership, clock=self.clock, monotonic=self.monotonic)
-        self.workers.append(worker)
-        return worker
+        self.workers.append({tenant: await self._duties(tenant, core, leadership) for tenant in TENANTS})
+
+    async def _duties(self, tenant: str, core: Broker, leadership: Leadership) -> Worker:
+        settings = worker_settings(
+            BROKER_TENANT=tenant,
+            CSP_BASE_URL=self.provider_url,
+            CSP_PAGE_SIZE="4",
+            CSP_READ_ATTEMPTS="1",
+            CSP_READ_TIMEOUT_SEC="2",
+            CSP_DELETE_TIMEOUT_SEC="0.5",
+            CSP_DELETES_PER_SEC="1000",
+            CSP_DELETES_PER_SEC_MIN="1000",
+            CLEANUP_CONCURRENCY_MIN="20",
+            CLEANUP_MAX_ATTEMPTS="3",
+        )
+        door = await self.stack.enter_async_context(
+            open_provider(settings, core.metrics, verify=_certificates(), clock=self.monotonic)
+        )
+        return Worker(settings, core, door, leadership, clock=self.clock, monotonic=self.monotonic)
 
     async def ask(
-        self, method: str, path: str, *, api: int = 0, body: Any = None, **headers: str
+        self, method: str, path: str, token: str, *, api: int = 0, body: Any = None, **headers: str
     ) -> httpx.Response:
-        named = {name.replace("_", "-"): value for name, value in headers.items()}
-        return await self.apis[api % len(self.apis)].request(method, path, headers=TRACK | named, json=body)
+        named = bearer(token) | {name.replace("_", "-"): value for name, value in headers.items()}
+        return await self.apis[api % len(self.apis)].request(method, path, headers=named, json=body)
 
-    async def order(self, method: str, path: str, body: Any = None) -> httpx.Response:
-        """As an operator."""
-        return await self.apis[0].request(method, f"/v1/admin{path}", headers=ADMIN, json=body)
+    async def order(self, method: str, path: str, body: Any = None, *, token: str = ADMIN_TOKEN) -> httpx.Response:
+        """As an operator or admin: the installation's own, unless a token is given."""
+        return await self.ask(method, f"/v1/admin{path}", token, body=body)
 
     async def settle(self) -> None:
         """Wait until no worker has anything in hand."""
-        for worker in self.workers:
-            await worker.cleaner.idle()
-            await worker.runner.idle()
+        for duties in self.workers:
+            for worker in duties.values():
+                await worker.cleaner.idle()
+                await worker.runner.idle()
+
+    def at_work(self) -> bool:
+        """Whether a worker has anything in hand, and may write at any moment."""
+        return any(w.cleaner._running for duties in self.workers for w in duties.values())
+
+    def writes(self) -> int:
+        """How many there were. While nobody is at work the table is as it was when it was as many."""
+        calls = self.proxy.counts.calls
+        return sum(calls[name] for name in ("TransactWriteItems", "UpdateItem", "PutItem", "DeleteItem"))
 
 
-def _parts(app: FastAPI, core: Broker) -> Parts:
-    cursors = Cursors(ADMIN_TOKEN)
+@cache
+def _certificates() -> ssl.SSLContext:
+    """Shared, as they are read from disk; no connection here is encrypted."""
+    return httpx.create_ssl_context()
+
+
+def _parts(app: FastAPI, core: Broker, clock: Clock) -> Parts:
+    cursors, key_ring = Cursors(ADMIN_TOKEN), app.state.key_ring
     return Parts(
         broker=core,
         inventory=Inventory(core.sandboxes, core.tenants, cursors),
-        gauges=PoolGauges(core.gauges, core.tenants, app.state.metrics, tenant="acme"),
+        gauges=PoolGauges(core.gauges, core.tenants, app.state.metrics, tenant=OURS),
         desk=JobDesk(core.jobs, cursors, leaving=lambda: False),
-        key_desk=None,
+        key_desk=KeyDesk(core.keys, cursors, app.state.peppers, changed=key_ring.forget, clock=clock),
         selector=Selector(core.sandboxes, core.tenants),
         dead_letters=DeadLetters(core.jobs, core.sandboxes),
         audit=Audit(core.event_log, core.tenants, cursors),
@@ -160,12 +194,12 @@ def _parts(app: FastAPI, core: Broker) -> Parts:
 
 
 @asynccontextmanager
-async def a_world(store_url: str, table_name: str, *, sandboxes: int) -> AsyncIterator[World]:
-    """Two APIs and a worker that leads, over a provider with so many sandboxes and a store without any."""
+async def a_world(store_url: str, table_name: str, *, names: list[str]) -> AsyncIterator[World]:
+    """Two APIs and a worker that leads, over a provider with accounts of these names and a store without any."""
     clock, monotonic = Clock(START), Monotonic()
-    simulation = Simulation(
-        SimulatorSettings(sandboxes=sandboxes, noise=2, token=TOKEN, delete_latency_s=0), clock=clock
-    )
+    simulation = Simulation(SimulatorSettings(sandboxes=0, noise=2, token=TOKEN, delete_latency_s=0), clock=clock)
+    for name in names:
+        simulation.inventory.add(now=START, name=name)
     async with (
         AsyncExitStack() as stack,
         serving(simulation) as provider_url,
@@ -173,7 +207,8 @@ async def a_world(store_url: str, table_name: str, *, sandboxes: int) -> AsyncIt
         a_broker(proxy.url, table_name, clock=clock, monotonic=monotonic) as core,
     ):
         try:
-            await core.tenants.ensure("acme", shards=2, now=START)
+            for tenant, shards in TENANTS.items():
+                await core.tenants.ensure(tenant, shards=shards, now=START)
             world = World(proxy, table_name, core, simulation, provider_url, clock, monotonic, stack)
             await world.start_api()
             await world.start_api()

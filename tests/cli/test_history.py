@@ -2,15 +2,18 @@
 
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
+from broker.action import Action
 from broker.job import Kind, Priority
 from broker.sandbox import EndedBy
 from broker.store.events import EVENT_TTL_S, Cause
+from cli.commands import events
 from cli.instants import instant_of
 from cli.show import moment
+from tests.api.keys import made_key
 from tests.api.service import ADMIN, Api
 from tests.builders import a_sandbox
 from tests.cli.shell import ESCAPES, Done, Shell
@@ -279,3 +282,40 @@ async def test_a_reason_goes_along_with_cancel_and_requeue(shell: Shell, api: Ap
 
     rows = (await api.admin("/events", since=int(time.time()) - 600)).json()["events"]
     assert [row["reason"] for row in rows] == ["INC-4711: requeue", "INC-4711: cancel", None]
+
+
+async def test_a_time_of_the_day_is_the_last_one_that_was_and_which_is_said(shell: Shell, api: Api) -> None:
+    await a_life(api, int(time.time()) - 60 * HOUR, until="held")
+    soon = time.gmtime(int(time.time()) + 2 * HOUR)  # so it was yesterday, at this hour
+
+    done = await shell.run("history", ID, "--at", time.strftime("%H:%M", soon))
+
+    when = moment(instant_of(time.strftime("%Y-%m-%dT%H:%M", soon)) - 24 * HOUR)
+    assert done.code == 0, done.err
+    assert f"was held by student-1 of lab-101 at {when}" in done.out
+    assert f"{time.strftime('%H:%M', soon)} is taken for {when}" in done.err
+
+
+@pytest.mark.parametrize("given", ["24:00", "10:60", "10", "1:2", "10:04:5"])
+def test_what_is_no_time_of_the_day_is_none(misused: Callable[..., Done], given: str) -> None:
+    assert misused("history", ID, "--at", given).code == (3 if given == "10" else 2)
+
+
+def test_a_span_that_ends_before_it_begins_is_told_with_both_times(misused: Callable[..., Done]) -> None:
+    done = misused("events", "--since", "2026-11-21T10:15", "--until", "2026-11-21T10:00")
+
+    assert done.code == 2
+    assert "--since 2026-11-21 10:15:00Z is later than --until 2026-11-21 10:00:00Z" in " ".join(done.err.split())
+
+
+def test_the_actions_of_the_command_are_those_of_the_broker() -> None:
+    assert list(get_args(events.Action)) == list(Action)
+
+
+async def test_a_key_goes_by_its_name_too(shell: Shell, api: Api) -> None:
+    key = (await made_key(api)).key
+    await shell.run("keys", "revoke", key.id, "--reason", "INC-4711")
+
+    done = await shell.run("events", "--action", "revoke_key", "--since", "1h")
+
+    assert f"{key.credential} 'a test's'" in done.out

@@ -3,6 +3,7 @@
 import pytest
 
 from broker.key import Token
+from broker.role import Role
 from tests.api.keys import a_tenant, made_key
 from tests.api.service import Api, an_api
 from tests.cli.conftest import served
@@ -77,3 +78,26 @@ async def test_where_keys_are_off_it_says_what_to_set(ministack: str, table_name
 async def test_each_has_examples(shell: Shell, command: str) -> None:
     done = await shell.run("keys", command, "--help")
     assert f"sandbox-broker keys {command}" in done.out
+
+
+async def test_the_last_admin_key_of_a_tenant_is_not_ended_without_a_yes(shell: Shell, api: Api) -> None:
+    await a_tenant(api, "north")
+    key = (await made_key(api, "north", Role.ADMIN)).key.id
+    named = ("--tenant", "north")
+
+    for command in (["revoke", key, *WHY], ["rotate", key]):
+        refused = await shell.run("keys", *command, *named)
+        assert (refused.code, refused.out) == (2, "")
+        assert f"{key} is the last admin key of north." in refused.err
+        assert "--yes" in refused.err
+    async with shell.on_a_terminal("keys", "revoke", key, *WHY, *named) as terminal:
+        await terminal.until(r"Do it\?")
+        terminal.type("n\n")
+        assert await terminal.end() == 1
+    assert (await api.admin(f"/keys/{key}", tenant="north")).json()["state"] == "live"
+
+    rotated = await shell.run("keys", "rotate", key, *named, "--yes")
+    new = rotated.out.split("_")[1]
+    revoked = await shell.run("keys", "revoke", new, *WHY, *named, "--yes")
+    assert "Warning: tenant north has no other admin key" in rotated.err
+    assert "Warning: tenant north has no admin key now" in revoked.err

@@ -1,13 +1,19 @@
 """`tenants` and `pools`: a team is added in one command, limited and drained in another."""
 
+import time
 from collections.abc import Callable
 
 import pytest
 
+from broker.role import Role
+from tests.api.keys import a_tenant, made_key
 from tests.api.service import Api
+from tests.api.test_jobs import put_jobs
+from tests.builders import TEST_CAUSE, a_running_job, a_sandbox
 from tests.cli.shell import Done, Shell
 
 WHY = ("--reason", "CHG-812")
+ID, JOB = a_sandbox().id, a_running_job().id
 
 
 async def test_a_tenant_is_added_shown_and_listed(shell: Shell, api: Api) -> None:
@@ -42,6 +48,9 @@ async def test_a_pool_is_drained_listed_and_opened(shell: Shell, api: Api) -> No
     listed = await shell.run("pools", "list")
     opened = await shell.run("pools", "open", "", *WHY)
 
+    assert drained.err == "sandbox-broker: Warning: " + (
+        "prefix lab-7-: no sandbox begins with it now; it holds for those to come\n"
+    )
     assert drained.out == (
         "lab-7- drained, everywhere within about 2 s. Back: sandbox-broker pools open lab-7- --reason '...'\n"
     )
@@ -78,3 +87,72 @@ async def test_what_the_api_refuses_is_told_as_it_said_it(shell: Shell) -> None:
     assert (again.code, unknown.code) == (1, 1)
     assert "TENANT_EXISTS" in again.err
     assert "TENANT_NOT_FOUND" in unknown.err
+
+
+async def test_a_tenant_is_drained_and_resumed_by_the_platform_and_the_list_shows_it(
+    shell: Shell, api: Api
+) -> None:
+    await shell.run("tenants", "create", "north", *WHY)
+    drained = await shell.run("tenants", "drain", "north", "--reason", "INC-4711")
+    listed, shown, pools, status = await shell.run_each(
+        ["tenants", "list"], ["tenants", "show", "north"], ["pools", "list", "--tenant", "north"],
+        ["status", "--tenant", "north"],
+    )  # fmt: skip
+    resumed = await shell.run("tenants", "resume", "north", *WHY)
+
+    assert drained.out.startswith(
+        "north drained, everywhere within about 2 s. Back: sandbox-broker tenants resume"
+    )
+    assert ["north", "drained"] in [row[:2] for row in listed.rows]
+    for told in (shown.out, pools.out, status.out):
+        assert "bootstrap-admin (platform)" in told
+        assert "INC-4711" in told
+    assert resumed.out == "north hands out again, everywhere within about 2 s.\n"
+
+
+async def test_what_to_look_at_next_and_what_may_not_be_meant_is_said(shell: Shell, api: Api) -> None:
+    await shell.run("tenants", "create", "north", "--prefix", "n-", *WHY)
+    made, changed, limited = [
+        await shell.run(*command, *WHY)
+        for command in (
+            ["tenants", "create", "south", "--prefix", "n-a-"],
+            ["tenants", "set", "south", "--prefix", "n-"],
+            ["tenants", "set", "south", "--max-live", "3"],
+        )
+    ]
+
+    assert "Warning: prefix n-a-: within n- of tenant north" in made.err
+    assert "Warning: prefix n-: tenant north has the same" in changed.err
+    for done in (made, changed):
+        assert "sandbox-broker status --tenant south" in done.err
+    assert (limited.code, limited.err) == (0, "")
+
+
+LOOKING = [
+    ["status"], ["list"], ["show", ID], ["events"], ["history", ID], ["jobs", "list"], ["jobs", "show", JOB],
+    ["dead-letters"], ["reconcile"], ["pools", "list"], ["keys", "list"],
+]  # fmt: skip
+
+
+async def test_every_command_that_shows_something_shows_another_tenants_to_the_platform_alone(
+    shell: Shell, api: Api
+) -> None:
+    await a_tenant(api, "north")
+    await api.core.sandboxes.add(a_sandbox(tenant="north"), TEST_CAUSE, now=time.time())
+    await put_jobs(api, a_running_job(tenant="north"))
+    theirs = (await made_key(api, "north", Role.ADMIN)).token
+    seen = await shell.run_each(*([*command, "--tenant", "north"] for command in LOOKING))
+    nobodys = await shell.run_each(*([*command, "--tenant", "nobody"] for command in LOOKING[:2]))
+    refused = await shell.run_each(
+        *([*command, "--tenant", "acme"] for command in LOOKING[:2]), BROKER_ADMIN_TOKEN=theirs
+    )
+
+    for command, done in zip(LOOKING, seen, strict=True):
+        assert done.code == (1 if command == ["status"] else 0), done.err  # no worker leads here
+    for done in nobodys:
+        assert (done.code, "TENANT_NOT_FOUND" in done.err, done.out) == (1, True, "")
+    for done in refused:
+        assert (done.code, "PLATFORM_ONLY" in done.err, done.out) == (1, True, "")
+    assert ID in seen[1].out
+    assert "tenant" in seen[0].out
+    assert "north" in seen[0].out

@@ -166,7 +166,7 @@ class Run:
             who = {"Authorization": f"Bearer {TOKEN}", "X_Instruqt_Sandbox_ID": "student-1"}
             status, body = http(self._port, "/v1/allocate", "POST", **who)
             return status == 409 and "NO_SANDBOXES_AVAILABLE" in body
-        return 'worker_job_last_success_timestamp_seconds{job="sync",' in http(self._port, "/metrics")[1]
+        return 'worker_job_last_success_timestamp_seconds{duty="sync",' in http(self._port, "/metrics")[1]
 
 
 def main() -> int:

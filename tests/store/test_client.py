@@ -8,6 +8,7 @@ import pytest
 
 from broker.errors import StoreUnavailable
 from broker.store import table
+from broker.store.client import TransactionRefused
 from broker.wiring import Broker
 from local.store_proxy import StoreProxy
 from tests.conftest import a_broker
@@ -48,3 +49,22 @@ async def test_who_gets_no_connection_in_time_is_told_and_asks_nobody(narrow: Br
     assert proxy.counts.calls["GetItem:consistent"] <= 4
     proxy.faults.hang_next = 0
     assert await narrow.client.get(table.meta_key()) is not None
+
+
+async def test_a_transaction_that_was_throttled_counts_as_throttled_and_a_lost_race_as_one(
+    narrow: Broker, proxy: StoreProxy
+) -> None:
+    """Both come as a cancelled transaction; only the first is an alert."""
+
+    def counted(kind: str) -> float | None:
+        labels = {"operation": "transact_write_items", "kind": kind}
+        return narrow.metrics.registry.get_sample_value("broker_store_errors_total", labels)
+
+    proxy.faults.throttle_in_reasons_next = 1
+    with pytest.raises(TransactionRefused):
+        await narrow.client.transact(narrow.client.check(table.meta_key(), "attribute_exists(pk)", {}))
+    assert (counted("StoreThrottled"), counted("TransactionRefused")) == (1, None)
+
+    with pytest.raises(TransactionRefused):
+        await narrow.client.transact(narrow.client.check(table.meta_key(), "attribute_not_exists(pk)", {}))
+    assert (counted("StoreThrottled"), counted("TransactionRefused")) == (1, 1)

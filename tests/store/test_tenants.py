@@ -2,17 +2,20 @@
 
 import asyncio
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from broker.errors import TenantExists, TenantNotFound
+from broker.errors import StoreUnavailable, TenantExists, TenantNotFound
 from broker.store import table
 from broker.store.events import Cause
 from broker.tenant import Drain, Limits, Provider, Tenant, TenantState
 from broker.wiring import Broker
+from local.store_proxy import StoreProxy
 from tests.audit import items_of
 from tests.builders import NOW, TEST_CAUSE
+from tests.conftest import a_broker
 
 WHY = Cause(actor="ada", action="change_tenant", request_id="req-9", reason="INC-4711")
 FULL = Tenant(
@@ -46,6 +49,21 @@ async def test_a_name_is_given_once(broker: Broker) -> None:
     assert sum(isinstance(answer, Tenant) for answer in answers) == 1
     assert all(isinstance(answer, Tenant | TenantExists) for answer in answers)
     assert len(await changes_of(broker, "north")) == 1
+
+
+@pytest.mark.parametrize("slot", [0, 1])
+async def test_a_mere_conflict_is_no_tenant_of_that_name(proxy: StoreProxy, table_name: str, slot: int) -> None:
+    async with a_broker(proxy.url, table_name) as core:
+        proxy.faults.conflict_next = {slot: 2}
+        created = await core.tenants.create(FULL, TEST_CAUSE, now=NOW)
+        assert await core.tenants.present("north") == created
+
+        proxy.faults.conflict_next = {slot: 100}
+        with pytest.raises(StoreUnavailable, match="contention"):
+            await core.tenants.create(replace(FULL, name="south"), TEST_CAUSE, now=NOW)
+        proxy.faults.conflict_next = {}
+        with pytest.raises(TenantNotFound):
+            await core.tenants.present("south")
 
 
 async def test_a_tenant_that_nobody_created_has_no_limits_and_cannot_be_changed(broker: Broker) -> None:
@@ -138,12 +156,42 @@ def test_of_several_prefixes_that_fit_the_longest_has_the_account() -> None:
     everybody = [own, north, old, far]
 
     def owners(account: str) -> list[str]:
-        return [tenant.name for tenant in everybody[:3] if tenant.owns(account, tenant.rivals(everybody))]
+        return [
+            tenant.name
+            for tenant in everybody[:3]
+            if tenant.owns(account, tenant.rivals(everybody, installation="csp.example.net:443"))
+        ]
 
     assert [owners(name) for name in ("lab-1", "north-1", "north-old-1", "zoo-1")] == [
         ["default"], ["north"], ["old"], ["old"],
     ]  # fmt: skip
     assert Tenant(name="east", prefixes=("north-",)).owns("north-1", frozenset({"north-"})), "whoever is first"
+
+
+@pytest.mark.parametrize(
+    ("base_url", "rivals"),
+    [
+        ("https://csp.example.org", True),
+        ("https://csp.example.org/", True),
+        ("https://csp.example.org/v2", True),
+        ("https://CSP.Example.org:443", True),
+        ("https://csp.example.org.", True),
+        ("https://csp.example.org:8443", False),
+        ("https://csp.example.com", False),
+    ],
+)
+def test_rivals_are_who_come_to_one_provider_under_whatever_spelling(base_url: str, rivals: bool) -> None:
+    """The environment's provider is one like any other: somebody may bring its address as his own."""
+    there = Provider(base_url="https://csp.example.org", secret="north/csp")
+    here = Provider(base_url=base_url, secret="other/csp")
+    north = Tenant(name="north", prefixes=("north-",), provider=there)
+    found = frozenset({"north-"}) if rivals else frozenset()
+
+    others = Tenant(name="other", provider=here)
+    assert others.rivals([others, north], installation="csp.example.net:443") == found
+    default = Tenant(name="default")
+    assert default.rivals([default, north], installation=here.origin) == found
+    assert north.rivals([others, north, default], installation=here.origin) == frozenset(), "never its own"
 
 
 def test_a_tenants_pool_is_what_begins_with_one_of_its_prefixes() -> None:

@@ -18,6 +18,13 @@ def test_a_request_is_its_method_route_and_facts() -> None:
     assert said == "09:47:08 api       POST /v1/allocate  outcome=allocated status=201 ms=4.2"
 
 
+def test_whose_it_is_is_shown() -> None:
+    said = readable(
+        "api", event(method="GET", route="/v1/admin/stats", tenant="default", of_tenant="north", status=200)
+    )
+    assert said == "09:47:08 api       GET /v1/admin/stats  tenant=default of_tenant=north status=200"
+
+
 def test_a_job_shows_its_counts() -> None:
     said = readable("worker", event(event="job done", job="sync", counts={"added": 3, "stale": 1}))
     assert said == "09:47:08 worker    job done  job=sync counts=added:3,stale:1"

@@ -99,6 +99,8 @@ async def test_a_job_whose_key_lost_the_permission_is_not_run_and_is_audited(
     assert (before["state"], after["state"]) == ("running", "dead")
     assert (event["actor"], event["request_id"], event["reason"]) == ("worker:jobs", "req-7", ended.error)
     assert "job refused: who asked for it may not any more" in caplog.messages
+    refused = {"tenant": "acme", "kind": kind.value, "why": "permission"}
+    assert core.metrics.registry.get_sample_value("worker_job_deaths_total", refused) == 1
     again = a_runner(core, work)
     await again.tick(RUN)
     await again.idle()

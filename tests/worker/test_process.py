@@ -60,7 +60,7 @@ class Process:
 
     async def event(self, name: str, **facts: Any) -> dict[str, Any]:
         """The first event of this name with these facts, waiting for it."""
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(90):
             while True:
                 for event in self.events:
                     if event["event"] == name and facts.items() <= event.items():
@@ -113,8 +113,8 @@ async def test_it_fills_the_pool_and_shows_its_health_and_numbers(
     assert done["counts"] == {"added": 10}
     assert done["request_id"].startswith("sync-")
     assert health.json()["status"] == "ok"
-    assert 'worker_job_sandboxes_total{job="sync",outcome="added",tenant="acme"} 10.0' in metrics
-    assert 'worker_job_runs_total{job="sync",outcome="ok",tenant="acme"} 1.0' in metrics
+    assert 'worker_job_sandboxes_total{duty="sync",outcome="added",tenant="acme"} 10.0' in metrics
+    assert 'worker_job_runs_total{duty="sync",outcome="ok",tenant="acme"} 1.0' in metrics
     assert available == 10
     assert snapshot is not None
     assert snapshot.states[State.AVAILABLE] == 10

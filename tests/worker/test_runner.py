@@ -20,7 +20,7 @@ from tests.store.conftest import Clock
 from worker.job_context import Context, HandedBack, Handler, JobCancelled
 from worker.job_run import Pace
 from worker.provider.client import ProviderError
-from worker.runner import Runner
+from worker.runner import DEATHS, Runner
 
 RUN = "jobs-1"
 FAST = Pace(lease_s=15, beat_s=0.05, patience_s=0.3)
@@ -598,3 +598,15 @@ async def test_a_dead_heartbeat_stops_the_job(
 async def test_a_runner_without_a_handler_for_every_kind_is_refused(core: Broker) -> None:
     with pytest.raises(ValueError, match="cleanup"):
         Runner(core.jobs, {Kind.SYNC: quick}, core.metrics, permissions=core.permissions, tenant="acme", pace=FAST)
+
+
+async def test_the_first_death_is_an_increase_as_deaths_are_counted_from_0(core: Broker, clock: Clock) -> None:
+    """The alert JobDied asks for an increase, and a series that begins at 1 has none."""
+
+    async def unasked(_: Context) -> Counter[str]:
+        return Counter()
+
+    a_runner(core, unasked)
+
+    deaths = [{"tenant": "acme", "kind": kind.value, "why": why} for kind in Kind for why in DEATHS]
+    assert {core.metrics.registry.get_sample_value("worker_job_deaths_total", death) for death in deaths} == {0}

@@ -102,7 +102,7 @@ async def until_deleted(core: Broker, sandbox_id: str, tenant: str = "acme") -> 
 
 
 def runs(core: Broker, tenant: str, outcome: str) -> float:
-    labels = {"tenant": tenant, "job": "sync", "outcome": outcome}
+    labels = {"tenant": tenant, "duty": "sync", "outcome": outcome}
     return core.metrics.registry.get_sample_value("worker_job_runs_total", labels) or 0.0
 
 
@@ -235,6 +235,20 @@ async def test_a_tenant_without_prefixes_has_what_no_other_names(core: Broker, f
 
     assert await core.sandboxes.count("acme", State.AVAILABLE) == 1
     assert await core.sandboxes.count("team", State.AVAILABLE) == 2
+
+
+async def test_a_tenant_that_brings_the_environments_own_address_shares_its_provider(core: Broker) -> None:
+    """Under another path and another secret: what its prefix names is not the installation's own tenant's."""
+    async with a_provider(sandboxes=0) as shared:
+        for name in ("lab-1", "team-1"):
+            await shared.http.post("/_simulator/accounts", json={"name": name})
+        provider = Provider(base_url=f"{shared.url}/other", secret="env:CSP_API_TOKEN_TEAM")
+        team = Tenant(name="team", provider=provider, prefixes=("team-",))
+        await core.tenants.create(team, TEST_CAUSE, now=NOW)
+        async with a_worker(core, shared, lambda: NOW) as acme:
+            await acme.sync(RUN)
+
+    assert [row.name async for row in core.sandboxes.walk("acme", State.AVAILABLE)] == ["lab-1"]
 
 
 async def test_a_prefix_that_is_taken_away_is_missing_under_the_guard_and_then_the_other_tenants(

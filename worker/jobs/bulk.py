@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Final
 
+from broker.action import Action
 from broker.errors import BrokerError, StoreThrottled, StoreUnavailable, WriteConflict
 from broker.selection import Selection, Selector
 from broker.store.events import Cause
@@ -34,7 +35,7 @@ def cause_of(context: Context) -> Cause:
     """Who asked for it stands in every event of the job."""
     return Cause(
         actor=context.requested_by,
-        action=context.job.kind.value,
+        action=Action(context.job.kind.value),
         request_id=context.request_id,
         reason=context.reason or context.job.kind.value,  # what an operator did is told by its reason
     )

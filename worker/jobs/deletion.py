@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
+from broker.action import Action
 from broker.errors import BrokerError, ProviderAccountOwned, WriteConflict
 from broker.policy import retry_delay_s
 from broker.sandbox import Sandbox, State
@@ -119,7 +120,7 @@ class Deletion:
         log.error("not deleted: the account is another sandbox's", extra=self._facts)
         now = int(self._tools.clock())
         failed = partial(Sandbox.fail_deletion, error=why, now=now, retry_at=None)
-        return await self._written(failed, "deletion_refused")
+        return await self._written(failed, Action.DELETION_REFUSED)
 
     async def _elsewhere(self) -> str:
         """The tenant has another provider by now, who would call this account gone, or delete one of his own."""
@@ -128,7 +129,7 @@ class Deletion:
         log.error("not deleted: the tenant's provider is another now", extra=self._facts | {"why": why})
         now = int(self._tools.clock())
         failed = partial(Sandbox.fail_deletion, error=why, now=now, retry_at=None)
-        return await self._written(failed, "deletion_refused")
+        return await self._written(failed, Action.DELETION_REFUSED)
 
     async def _beat(self) -> None:
         """Renew the lease while the work goes on. Where it is lost, the work finds out by its age."""
@@ -166,7 +167,7 @@ class Deletion:
             return await (self._not_tried(error) if is_no_try(error.kind) else self._failed(str(error)))
         self._tools.tried("ok")
         now = int(self._tools.clock())
-        outcome = await self._written(lambda held: held.finish_deletion(now=now, services=cleared), "deleted")
+        outcome = await self._written(lambda held: held.finish_deletion(now=now, services=cleared), Action.DELETED)
         if outcome == "deleted":
             told = {**self._facts, "attempt": self._held.attempt, "services": cleared}
             log.info(
@@ -185,7 +186,9 @@ class Deletion:
         else:
             log.info("not deleted yet: the provider asks for patience", extra=facts)
         retry_at = int(self._tools.clock() + max(1.0, pause_s * (1 + random.random())))  # noqa: S311  jitter
-        return await self._written(partial(Sandbox.hand_back, error=str(error), retry_at=retry_at), "turned_away")
+        return await self._written(
+            partial(Sandbox.hand_back, error=str(error), retry_at=retry_at), Action.TURNED_AWAY
+        )
 
     async def _failed(self, error: str) -> str:
         rules, attempt, now = self._rules, self._held.attempt, int(self._tools.clock())
@@ -201,14 +204,14 @@ class Deletion:
             log.warning("deletion failed, will be tried again", extra=facts | {"retry_at": retry_at})
         return await self._written(
             lambda held: held.fail_deletion(error=error, now=now, retry_at=retry_at),
-            "deletion_failed" if last else "delete_attempt_failed",
+            Action.DELETION_FAILED if last else Action.DELETE_ATTEMPT_FAILED,
         )
 
-    async def _written(self, move: Callable[[Sandbox], Sandbox], action: str) -> str:
+    async def _written(self, move: Callable[[Sandbox], Sandbox], action: Action) -> str:
         """Write the outcome, if the lease is still ours; whoever lost it writes nothing. Not to be cut short."""
         return await asyncio.shield(asyncio.ensure_future(self._write(move, action)))
 
-    async def _write(self, move: Callable[[Sandbox], Sandbox], action: str) -> str:
+    async def _write(self, move: Callable[[Sandbox], Sandbox], action: Action) -> str:
         """Write until it is certain what the store holds.
 
         An answer may be lost after the commit, and the repeat then meets its own success as a conflict; or

@@ -2,6 +2,7 @@
 
 from collections import Counter
 
+from broker.action import Action
 from broker.errors import WriteConflict
 from broker.lifecycle import Lifecycle
 from broker.sandbox import State
@@ -18,7 +19,7 @@ async def expire(
     extension that lands first wins.
     """
     outcome: Counter[str] = Counter()
-    cause = Cause(actor="worker:expire", action="expire", request_id=request_id)
+    cause = Cause(actor="worker:expire", action=Action.EXPIRE, request_id=request_id)
     async for held in sandboxes.walk(tenant, State.ALLOCATED, up_to=now - grace_s):
         try:
             await lifecycle.expire(held, cause)

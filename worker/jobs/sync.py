@@ -13,6 +13,7 @@ from dataclasses import replace
 from heapq import nsmallest
 from typing import Final
 
+from broker.action import Action
 from broker.metrics import Metrics
 from broker.policy import (
     GUARDED,
@@ -65,6 +66,7 @@ class Sync:
         *,
         tenant: Tenant,
         origin: str | None = None,
+        installation: str,
         request_id: str,
         now: int,
         fence: Fence,
@@ -82,6 +84,7 @@ class Sync:
         self._tenants = broker.tenants
         self._rivals: frozenset[str] = frozenset()
         self._origin = origin  # of the provider, as in Sandbox.provider
+        self._installation = installation  # the origin of the environment's provider
         self._request_id = request_id
         self._now = now
         self._fence = fence
@@ -101,7 +104,9 @@ class Sync:
             LeadershipLost: another worker leads, and syncs; what it wrote stands.
         """
         before = await self._states.read(self._tenant)
-        self._rivals = self._owner.rivals([tenant async for tenant in self._tenants.all()])
+        self._rivals = self._owner.rivals(
+            [tenant async for tenant in self._tenants.all()], installation=self._installation
+        )
         listing = await self._listed()
         state = await self._judged(listing, before)
         if state.suspicion is None:
@@ -174,7 +179,7 @@ class Sync:
             attributes=account.attributes,
             since=self._now,
         )
-        return Change(None, sandbox, self._cause("added"))
+        return Change(None, sandbox, self._cause(Action.ADDED))
 
     def _changed(self, sandbox: Sandbox, account: Account, listing: Listing) -> Change | None:
         """What becomes of a sandbox that is listed; None where nothing is to be written."""
@@ -287,7 +292,7 @@ class Sync:
         self._metrics.unexplained_s.labels(self._tenant).set(self._now - oldest)
 
     def _cause(self, action: str) -> Cause:
-        return Cause(actor="worker:sync", action=action, request_id=self._request_id)
+        return Cause(actor="worker:sync", action=Action(action), request_id=self._request_id)
 
 
 def _action(change: Change) -> str:

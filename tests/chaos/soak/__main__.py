@@ -16,19 +16,20 @@ from typing import Any
 
 from local.engine import EngineFailed
 from tests.audit import items_of
-from tests.chaos.invariants import Stored
+from tests.chaos.invariants import Look
 from tests.chaos.soak.classroom import Classroom, Violation
+from tests.chaos.soak.courses import courses_of, enrol
 from tests.chaos.soak.fleet import TABLE, Fleet, a_fleet
 from tests.chaos.soak.inspector import Inspector
 from tests.chaos.soak.weather import Weather
 from tests.conftest import a_broker
 
 SANDBOXES = 60
-STOCK = 40
-"""Sandboxes that the provider keeps ready: what is taken, it replaces."""
 LOOK_EVERY_S = 15.0
 TELL_EVERY_S = 5.0
 LAST_EVENTS = 15
+MOST_CRASHES = 3
+"""Of requests and jobs, that are told in full: the invariants held all the same, but nobody foresaw them."""
 
 
 @dataclass
@@ -37,7 +38,7 @@ class Soak:
 
     args: argparse.Namespace
     fleet: Fleet
-    classroom: Classroom
+    classrooms: list[Classroom]
     weather: Weather
     inspector: Inspector
     began: float = field(default_factory=time.monotonic)
@@ -50,6 +51,7 @@ class Soak:
         for member in self.fleet.all():
             await self.fleet.ready(member)
         print(f"{len(self.fleet.all())} processes are up, seed {self.args.seed}", flush=True)
+        await enrol(self.weather.courses, self.fleet, self.weather.order)
         self.began = time.monotonic()
         watching = asyncio.create_task(self.inspector.watch())
         try:
@@ -74,7 +76,8 @@ class Soak:
 
     async def _chaos(self, stop: asyncio.Event) -> None:
         parts = [self.weather.rage(), self._restock(), self._look(), self._tell()]
-        parts += [self.classroom.attend(seat) for seat in range(self.args.students)]
+        rooms = self.classrooms
+        parts += [rooms[n % len(rooms)].attend(n // len(rooms)) for n in range(self.args.students)]
         tasks = [asyncio.create_task(part) for part in parts]
         ending = asyncio.create_task(stop.wait())
         try:
@@ -90,36 +93,57 @@ class Soak:
             await asyncio.gather(ending, *tasks, return_exceptions=True)
 
     async def _rest(self) -> None:
-        print("chaos is over: all is well again, and the rest is cleaned up", flush=True)
+        """First while one tenant's provider still answers nobody: that is nothing to the others."""
+        print("chaos is over: all is well again but one provider, and the rest is cleaned up", flush=True)
+        await self.weather.hang_the_other_provider(3600)
         await self.weather.clear()
-        stored = await self.inspector.comes_to_rest()
-        self.counts = Counter(state.value for state in stored.counts().elements())
+        *others, last = self.classrooms
+        await self.inspector.comes_to_rest(others)
+        print("that provider answers again", flush=True)
+        await self.weather.hang_the_other_provider(0)
+        look = await self.inspector.comes_to_rest([*others, last])
+        await self.inspector.check_quiet(look)
+        self._count(look)
+
+    def _count(self, look: Look) -> None:
+        self.counts = Counter(sandbox.state.value for sandbox in look.sandboxes())
 
     async def _restock(self) -> None:
+        """What is taken, the providers replace."""
         while True:
+            for room in self.classrooms:
+                await self._fill_up(room)
             await asyncio.sleep(1)
-            accounts = await self.inspector.accounts()
-            told = set(self.classroom.records)
-            ready = sum(not account.gone and account.id not in told for account in accounts)
-            if ready < STOCK:
-                await self.fleet.simulate("POST", "accounts", {"count": STOCK - ready})
+
+    async def _fill_up(self, room: Classroom) -> None:
+        course, named = room.course, room.course.prefix or "lab-"
+        rows = (await self.fleet.simulate("GET", "accounts", at=course.simulator))["results"]
+        free = (a for a in rows if a["deleted_at"] is None and a["name"].startswith(named))
+        missing = course.stock - sum(str(a["csp_id"]) not in room.records for a in free)
+        if missing > 0 and not course.prefix:
+            await self.fleet.simulate("POST", "accounts", {"count": missing}, at=course.simulator)
+        for n in range(missing if course.prefix else 0):
+            await self.fleet.simulate("POST", "accounts", {"name": f"{named}{n:04d}"}, at=course.simulator)
 
     async def _look(self) -> None:
         while True:
             await asyncio.sleep(max(LOOK_EVERY_S, 15 * self.inspector.took_s))
-            stored = await self.inspector.look()
-            self.counts = Counter(state.value for state in stored.counts().elements())
+            self._count(await self.inspector.look())
 
     async def _tell(self) -> None:
         while True:
             await asyncio.sleep(TELL_EVERY_S)
-            done, minutes = self.classroom.done, (time.monotonic() - self.began) / 60
-            told = len(self.classroom.records)
+            done, minutes = self._met(), (time.monotonic() - self.began) / 60
+            told = {room.course.name: len(room.records) for room in self.classrooms}
             print(
                 f"{minutes:6.1f} min  told {told}  released {done['released']}  unanswered {done['had no answer']}"
                 f"  blows {self.weather.done.total()}  looks {self.inspector.looks}  {dict(self.counts)}",
                 flush=True,
             )
+
+    def _met(self) -> Counter[str]:
+        """What all students met."""
+        return sum((room.done for room in self.classrooms), Counter[str]())
 
     def report(self) -> None:
         """What was done to it, and what came of it."""
@@ -127,16 +151,19 @@ class Soak:
         led = 100 * inspector.leaders_seen / max(1, inspector.samples)
         parts: list[tuple[str, dict[str, Any]]] = [
             ("what was done to it", dict(sorted(self.weather.done.items()))),
-            ("what the students met", dict(sorted(self.classroom.done.items()))),
+            ("what the students met", dict(sorted(self._met().items()))),
             ("processes", dict(self.fleet.fell)),
             ("what the logs tell as errors", dict(_errors(self.fleet).most_common(12))),
             ("most memory, MB", {kind: round(mb) for kind, mb in inspector.resident_mb.items()}),
+            ("sandboxes told", {room.course.name: len(room.records) for room in self.classrooms}),
             ("sandboxes at the last look", dict(self.counts)),
         ]
         for title, rows in parts:
             print(f"\n{title}")
             for name, value in rows.items():
                 print(f"  {value:>8}  {name}")
+        for line in [line for line in self.fleet.lines if "crashed" in line][-MOST_CRASHES:]:
+            print(f"\nthis must not be: {line}")
         print(
             f"\n{(time.monotonic() - self.began) / 60:.1f} minutes, seed {self.args.seed}: {inspector.looks} looks"
             f" at all items, {inspector.samples} samples of the processes, somebody led in {led:.0f} %"
@@ -160,12 +187,13 @@ async def _last_events(soak: Soak, violation: Violation) -> None:
     named = re.search(r"\b\d{7}\b", str(violation))
     if named is None:
         return
-    stored = Stored.of(await items_of(soak.inspector.core))
-    print(f"last events of {named.group()}, and the item:")
-    for event in stored.history.get(named.group(), [])[-LAST_EVENTS:]:
-        facts = ("at", "version", "before", "after", "actor", "action", "holder", "request_id", "error")
-        print("  ", {name: event[name] for name in facts if event.get(name) is not None})
-    print("  ", stored.sandboxes.get(named.group()))
+    look = Look.of(await items_of(soak.inspector.core))
+    for tenant, stored in look.tenants.items():
+        print(f"last events of {named.group()} of {tenant}, and the item:")
+        for event in stored.history.get(named.group(), [])[-LAST_EVENTS:]:
+            facts = ("at", "version", "before", "after", "actor", "action", "holder", "request_id", "error")
+            print("  ", {name: event[name] for name in facts if event.get(name) is not None})
+        print("  ", stored.sandboxes.get(named.group()))
     print("what the processes said of it:")
     for line in [line for line in soak.fleet.lines if named.group() in line][-LAST_EVENTS:]:
         print("  ", line)
@@ -180,9 +208,10 @@ async def soak(args: argparse.Namespace) -> int:
         a_fleet(seed=args.seed, sandboxes=SANDBOXES, workers=args.workers, apis=args.apis) as fleet,
         a_broker(fleet.store_url, TABLE, STORE_TIMEOUT_SEC="30") as core,
     ):
-        classroom = Classroom(fleet, random.Random(f"{args.seed}-students"))
-        weather = Weather(fleet, args.seed)
-        running = Soak(args, fleet, classroom, weather, Inspector(fleet, core, classroom))
+        courses = courses_of(fleet)
+        rooms = [Classroom(fleet, random.Random(f"{args.seed}-{course.name}"), course) for course in courses]
+        rooms[0].namesakes, rooms[1].namesakes = rooms[1], rooms[0]
+        running = Soak(args, fleet, rooms, Weather(fleet, args.seed, courses), Inspector(fleet, core, rooms))
         try:
             await running.run(stop)
         except Violation as violation:

@@ -1,4 +1,4 @@
-"""The students of a soak: they allocate, repeat, hang up, extend, look, release or forget; each keeps a record."""
+"""The students of one tenant: they allocate, repeat, hang up, extend, release or forget; each keeps a record."""
 
 import asyncio
 import random
@@ -10,11 +10,13 @@ from typing import Any
 
 import httpx
 
-from tests.api.service import TRACK
+from tests.api.keys import bearer
+from tests.chaos.soak.courses import Course
 from tests.chaos.soak.fleet import LAB_S, Fleet
 
 PATIENCE_S = 60.0
 TROUBLE = (429, 500, 502, 503, 504)
+PRYING = (("GET", ""), ("POST", "/mark-for-deletion"), ("POST", "/extend"))
 
 
 class Violation(Exception):
@@ -40,6 +42,8 @@ class Classroom:
 
     fleet: Fleet
     random: random.Random
+    course: Course
+    namesakes: "Classroom | None" = None  # students of the same names, of another tenant with the same provider
     done: Counter[str] = field(default_factory=Counter)
     records: dict[str, Record] = field(default_factory=dict)
     stopping: bool = False
@@ -89,6 +93,8 @@ class Classroom:
     def _told(self, student: str, answer: dict[str, Any]) -> Record:
         sandbox_id = str(answer["sandbox_id"])
         record = self.records.get(sandbox_id)
+        if self.namesakes is not None and sandbox_id in self.namesakes.records:
+            raise Violation(f"{sandbox_id} was told in {self.course.name} and in {self.namesakes.course.name}")
         if record is None:
             record = Record(student, sandbox_id, answer["generation"], time.time(), answer["expires_at"])
             self.records[sandbox_id] = record
@@ -107,6 +113,8 @@ class Classroom:
 
     async def _look(self, http: httpx.AsyncClient, record: Record) -> None:
         """Repeat the allocation, extend it or view: the same sandbox, unless the broker ended it."""
+        if self.random.random() < 0.1:
+            await self._pry(http, record.student)
         if self.random.random() < 0.2:
             await self._extend(http, record)
             return
@@ -128,6 +136,18 @@ class Classroom:
         record.taken_at = record.taken_at or time.time()
         other = self._told(record.student, answer.json())
         await self._release(http, other)
+
+    async def _pry(self, http: httpx.AsyncClient, student: str) -> None:
+        """Ask for what another tenant's students hold: there is no such thing."""
+        theirs = [] if self.namesakes is None else list(self.namesakes.records)
+        if not theirs:
+            return
+        foreign, method, path = self.random.choice(theirs), *self.random.choice(PRYING)
+        body = {"generation": 1, "for_s": 60} if path == "/extend" else None
+        answer = await self._ask(http, method, f"/v1/sandboxes/{foreign}{path}", student, body=body)
+        if answer is not None and answer.status_code not in (404, *TROUBLE):
+            raise Violation(f"{foreign}: a student of {self.course.name} was answered {answer.status_code}")
+        self.done["pried in vain"] += 1
 
     async def _extend(self, http: httpx.AsyncClient, record: Record) -> None:
         """By its generation, or by one that is none: that must not be let through."""
@@ -173,8 +193,9 @@ class Classroom:
         timeout: float = 10,
     ) -> httpx.Response | None:
         """One call to any API; None where there was no answer."""
-        url = self.random.choice(self.fleet.apis).url
-        headers = TRACK | {"X-Instruqt-Sandbox-ID": student}
+        url, badge = self.random.choice(self.fleet.apis).url, self.course.badge(self.random)
+        headers = bearer(badge.token) | {"X-Instruqt-Sandbox-ID": student}
+        asked_at = time.monotonic()
         try:
             answer = await http.request(method, url + path, headers=headers, json=body, timeout=timeout)
         except httpx.HTTPError:
@@ -182,4 +203,10 @@ class Classroom:
             return None
         if answer.is_error:
             self.done[f"was answered {answer.status_code} {answer.json()['error']['code']}"] += 1
+        if answer.status_code == 401:
+            if not badge.doubted:
+                raise Violation(f"a good key of {self.course.name}, {badge.key_id}, was refused")
+            return None
+        if badge.must_be_refused(asked_at) and answer.status_code not in TROUBLE:
+            raise Violation(f"the key {badge.key_id} of {self.course.name} has ended, and was let in")
         return answer

@@ -16,11 +16,12 @@ import httpx
 from local.children import Child, Children
 from local.engine import engine, free_port
 from local.store_proxy import StoreProxy
-from tests.api.service import ADMIN_TOKEN, API_TOKEN
+from tests.api.service import ADMIN_TOKEN, API_TOKEN, PEPPER
 from tests.worker.conftest import TOKEN
 
 LAB_S, GRACE_S = 20, 3
 TABLE = "broker-soak"
+OTHER_TOKEN = "CSP_API_TOKEN_SOUTH"
 SHORT = {
     "LAB_DURATION_HOURS": str(LAB_S / 3600),
     "GRACE_PERIOD_MINUTES": str(GRACE_S / 60),
@@ -97,6 +98,7 @@ class Fleet:
     proxy: StoreProxy
     store_url: str
     simulator: Member
+    other_simulator: Member
     workers: list[Member]
     apis: list[Member]
     lines: deque[str]
@@ -104,7 +106,7 @@ class Fleet:
     fell: Counter[str] = field(default_factory=Counter)
 
     def all(self) -> list[Member]:
-        return [self.simulator, *self.workers, *self.apis]
+        return [self.simulator, self.other_simulator, *self.workers, *self.apis]
 
     async def start(self, member: Member) -> None:
         member.child = await self.children.start(member.name, member.command, member.environment)
@@ -130,16 +132,17 @@ class Fleet:
         """Those that ended by themselves: nobody may."""
         return [m for m in self.all() if not m.away and m.child is not None and m.pid is None]
 
-    async def simulate(self, method: str, path: str, body: Any = None) -> Any:
-        answer = await self.http.request(method, f"{self.simulator.url}/_simulator/{path}", json=body)
+    async def simulate(self, method: str, path: str, body: Any = None, *, at: Member | None = None) -> Any:
+        """`at`: the simulator, where it is not the installation's own."""
+        answer = await self.http.request(method, f"{(at or self.simulator).url}/_simulator/{path}", json=body)
         answer.raise_for_status()
         return answer.json()
 
-    async def ready(self, member: Member, *, within_s: float = 40) -> None:
+    async def ready(self, member: Member, *, within_s: float = 120) -> None:
         async with asyncio.timeout(within_s):
             while True:
                 with suppress(httpx.HTTPError):
-                    path = "/healthz" if member is self.simulator else "/readyz"
+                    path = "/healthz" if member.name.startswith("simulator") else "/readyz"
                     if (await self.http.get(member.url + path, timeout=2)).status_code == 200:
                         return
                 await asyncio.sleep(0.1)
@@ -192,7 +195,9 @@ def _planned(
         "BROKER_TENANT": "acme",
         "BROKER_API_TOKEN": API_TOKEN,
         "BROKER_ADMIN_TOKEN": ADMIN_TOKEN,
+        "API_KEY_PEPPER": PEPPER,
         "CSP_API_TOKEN": TOKEN,
+        OTHER_TOKEN: TOKEN,
         "CSP_BASE_URL": f"http://127.0.0.1:{simulator_port}",
         "DDB_ENDPOINT_URL": proxy.url,
         "DDB_TABLE_NAME": TABLE,
@@ -207,11 +212,12 @@ def _planned(
         ports = [free_port() for _ in range(count)]
         return [member(kind, n, module, port, **{variable: str(port)}) for n, port in enumerate(ports, 1)]
 
-    simulator = member(
-        "simulator", 1, "simulator", simulator_port,
-        SIM_PORT=str(simulator_port), SIM_SANDBOXES=str(sandboxes), SIM_SEED=str(seed), SIM_DELETE_LATENCY_S="0.2",
-    )  # fmt: skip
+    def simulator(number: int, port: int) -> Member:
+        """All with one seed: the second one has accounts with the ids of the first."""
+        values = {"SIM_SANDBOXES": str(sandboxes), "SIM_SEED": str(seed), "SIM_DELETE_LATENCY_S": "0.2"}
+        return member("simulator", number, "simulator", port, SIM_PORT=str(port), **values)
+
     return Fleet(
-        children, proxy, store_url, simulator,
+        children, proxy, store_url, simulator(1, simulator_port), simulator(2, free_port()),
         several("worker", workers, "worker", "WORKER_PORT"), several("api", apis, "app", "API_PORT"), lines, http,
     )  # fmt: skip

@@ -13,7 +13,9 @@ import httpx
 
 from local.store_proxy.faults import Faults as StoreFaults
 from simulator.faults import Faults as ProviderFaults
-from tests.api.service import ADMIN
+from tests.api.keys import bearer
+from tests.api.service import ADMIN_TOKEN
+from tests.chaos.soak.courses import Course, end_a_key, new_key
 from tests.chaos.soak.fleet import Fleet, Member
 
 DELETIONS: dict[str, dict[str, Any]] = {
@@ -50,10 +52,11 @@ BACK_AFTER_S = (0.2, 3.0)
 
 @dataclass
 class Weather:
-    """Four fronts at once, each by its own seeded dice; `clear` ends it all."""
+    """Several fronts at once, each by its own seeded dice; `clear` ends it all, but for the other provider's."""
 
     fleet: Fleet
     seed: int
+    courses: list[Course]
     done: Counter[str] = field(default_factory=Counter)
     stopping: bool = False
 
@@ -63,6 +66,9 @@ class Weather:
             self._front("provider", self._spoil_the_provider, 1, 5),
             self._front("store", self._spoil_the_store, 3, 8),
             self._front("operators", self._operate, 0.5, 3),
+            self._front("the other provider", self._spoil_the_other_provider, 1, 6),
+            self._front("keys", self._change_keys, 0.5, 3),
+            self._front("limits", self._change_a_limit, 3, 9),
         )
 
     async def _front(
@@ -90,6 +96,34 @@ class Weather:
         for member in self.fleet.all():
             await self.fleet.ready(member)
         await self._open()
+        for course in self.courses:
+            await self._open_pool(course)
+
+    async def hang_the_other_provider(self, seconds: float) -> None:
+        """0: it is well again."""
+        storm = {"seconds": seconds, "kind": "hang", "calls": ["delete", "list"]}
+        await self.fleet.simulate("POST", "storm", storm, at=self.fleet.other_simulator)
+
+    async def _spoil_the_other_provider(self, dice: random.Random) -> None:
+        """For longer than anybody would wait for it."""
+        kind, seconds = dice.choice(["hang", "hang", "reset", "500"]), dice.uniform(3, 20)
+        self.done[f"the other provider: {kind}"] += 1
+        storm = {"seconds": seconds, "kind": kind, "calls": ["delete", "list"]}
+        await self.fleet.simulate("POST", "storm", storm, at=self.fleet.other_simulator)
+        await asyncio.sleep(seconds)
+
+    async def _change_keys(self, dice: random.Random) -> None:
+        course = dice.choice(self.courses)
+        await new_key(course, self.order)
+        if (done := await end_a_key(course, self.order, dice)) is not None:
+            self.done[f"keys {done}"] += 1
+
+    async def _change_a_limit(self, dice: random.Random) -> None:
+        course, most = next(course for course in self.courses if course.limits), dice.randint(1, 5)
+        course.limited(most)
+        answer = await self.order("PATCH", f"/tenants/{course.name}", {"max_live": most, "reason": "soak"})
+        self.done["limits changed"] += answer is not None
+        course.limited(most)  # what was so until now is the former one from now on
 
     async def _hit_a_process(self, dice: random.Random) -> None:
         """A worker or an API is killed, told to end, or sleeps. Of the APIs one is always left."""
@@ -151,29 +185,45 @@ class Weather:
         ]
         moves = [("available", "quarantine"), ("quarantined", "reinstate"), ("quarantined", "discard")]
         moves += [("allocated", "force-release"), ("deletion_failed", "retry")]
+        course = dice.choice(self.courses)
+        if dice.random() < 0.1:
+            self.done["drained a pool"] += 1
+            body = {"prefix": dice.choice(["", "lab-adventure-000"]), "state": "drained", "reason": "soak"}
+            await self.order("POST", "/pools", body, course)
+            await asyncio.sleep(dice.uniform(0.5, 4))
+            await self._open_pool(course)
+            return
         if dice.random() < 0.4:
             path, body = dice.choice(jobs)
-            self.done[f"ordered {path.partition('?')[0]}"] += bool(await self._order("POST", path, body))
+            by = None if path == "/mode" else course
+            self.done[f"ordered {path.partition('?')[0]}"] += bool(await self.order("POST", path, body, by))
             if path == "/mode":
                 await asyncio.sleep(dice.uniform(0.5, 4))
                 await self._open()
             return
         status, move = dice.choice(moves)
-        listed = await self._order("GET", f"/sandboxes?status={status}&limit=20")
+        listed = await self.order("GET", f"/sandboxes?status={status}&limit=20", None, course)
         if listed and (rows := listed["sandboxes"]):
             path = f"/sandboxes/{dice.choice(rows)['sandbox_id']}/{move}"
-            self.done[f"ordered {move}"] += bool(await self._order("POST", path, {"reason": "soak"}))
+            self.done[f"ordered {move}"] += bool(await self.order("POST", path, {"reason": "soak"}, course))
 
     async def _open(self) -> None:
-        while await self._order("POST", "/mode", {"mode": "open", "reason": "soak"}) is None:  # noqa: ASYNC110
+        while await self.order("POST", "/mode", {"mode": "open", "reason": "soak"}) is None:  # noqa: ASYNC110
             await asyncio.sleep(0.3)
 
-    async def _order(self, method: str, path: str, body: Any = None) -> Any:
-        """The answer, where any API gave one that is a success."""
+    async def _open_pool(self, course: Course) -> None:
+        for prefix in ("", "lab-adventure-000"):
+            body = {"prefix": prefix, "state": "open", "reason": "soak"}
+            while await self.order("POST", "/pools", body, course) is None:  # noqa: ASYNC110
+                await asyncio.sleep(0.3)
+
+    async def order(self, method: str, path: str, body: Any = None, course: Course | None = None) -> Any:
+        """The answer, where any API gave one that is a success. By the installation's admin, or a tenant's own."""
+        headers = bearer(course.admin if course else ADMIN_TOKEN)
         for api in self.fleet.apis:
             with suppress(httpx.HTTPError):
                 answer = await self.fleet.http.request(
-                    method, f"{api.url}/v1/admin{path}", headers=ADMIN, json=body, timeout=5
+                    method, f"{api.url}/v1/admin{path}", headers=headers, json=body, timeout=5
                 )
                 if answer.is_success:
                     return answer.json()

@@ -1,0 +1,206 @@
+# What wakes somebody. Each says what it means and where to look first.
+
+locals {
+  alb_dimensions    = { LoadBalancer = aws_lb.main.arn_suffix }
+  stable_dimensions = merge(local.alb_dimensions, { TargetGroup = aws_lb_target_group.api["stable"].arn_suffix })
+  service_dimensions = {
+    for process in ["api", "worker"] : process => { ClusterName = var.name, ServiceName = process }
+  }
+
+  # The worker counts at least this often; five counts that do not come are not a slow one.
+  silent_sec = max(300, 60 * ceil(5 * tonumber(lookup(var.settings, "GAUGES_INTERVAL_SEC", "60")) / 60))
+
+  # above: the threshold is exceeded; below: fallen short of. for_min: how many minutes, or periods of `period_sec`, in a row.
+  # silence: what no data means.
+  alarms = merge(
+    {
+      "api-no-healthy-task" = {
+        says      = "No API task is healthy: nobody gets a sandbox. First: aws ecs describe-services --cluster ${var.name} --services api --query services[0].events[:5]"
+        namespace = "AWS/ApplicationELB", metric = "HealthyHostCount", dimensions = local.stable_dimensions
+        statistic = "Maximum", below = 1, above = null, period_sec = 60, periods = 2, silence = "breaching"
+      }
+      "worker-no-task" = {
+        says      = "The worker does not run: nothing is synced, expired or deleted; allocations go on. First: aws ecs describe-services --cluster ${var.name} --services worker --query services[0].events[:5]"
+        namespace = "ECS/ContainerInsights", metric = "RunningTaskCount", dimensions = local.service_dimensions.worker
+        statistic = "Maximum", below = 1, above = null, period_sec = 60, periods = 2, silence = "breaching"
+      }
+      "worker-silent" = {
+        says      = "The worker counts no pool: it does not lead, or does not reach the table. First: aws logs tail /${var.name}/worker --since 15m"
+        namespace = var.name, metric = "PoolCounts", dimensions = {}
+        statistic = "Sum", below = 1, above = null, period_sec = local.silent_sec, periods = 1, silence = "breaching"
+      }
+      "boot-slow" = {
+        says      = "A process took over 10 s to boot. First: aws logs filter-log-events --log-group-name /${var.name}/api --filter-pattern '{ $.boot_ms = * }' (phases_ms says where the time went)"
+        namespace = var.name, metric = "BootMs", dimensions = {}
+        statistic = "Maximum", below = null, above = 10000, period_sec = 60, periods = 1, silence = "notBreaching"
+      }
+      "boot-failed" = {
+        says      = "A process failed to boot, or was ended as its boot hung (BOOT_TIMEOUT_SEC, 10 s). First: aws logs filter-log-events --log-group-name /${var.name}/api --filter-pattern '\"boot\"' (and of /${var.name}/worker)"
+        namespace = var.name, metric = "BootFailures", dimensions = {}
+        statistic = "Sum", below = null, above = 0, period_sec = 60, periods = 1, silence = "notBreaching"
+      }
+      "api-memory" = {
+        says      = "The API uses over 80 % of its memory. First: the dashboard; a restart helps for now: aws ecs update-service --cluster ${var.name} --service api --force-new-deployment"
+        namespace = "AWS/ECS", metric = "MemoryUtilization", dimensions = local.service_dimensions.api
+        statistic = "Maximum", below = null, above = 80, period_sec = 60, periods = 3, silence = "notBreaching"
+      }
+      "worker-memory" = {
+        says      = "The worker uses over 80 % of its memory. First: the dashboard; a restart helps for now: aws ecs update-service --cluster ${var.name} --service worker --force-new-deployment"
+        namespace = "AWS/ECS", metric = "MemoryUtilization", dimensions = local.service_dimensions.worker
+        statistic = "Maximum", below = null, above = 80, period_sec = 60, periods = 3, silence = "notBreaching"
+      }
+      "health-failures" = {
+        says      = "More than 5 health checks in 5 minutes were answered with an error. First: aws logs tail /${var.name}/api --since 15m --filter-pattern '{ $.level = \"warning\" || $.level = \"error\" }'"
+        namespace = var.name, metric = "HealthFailures", dimensions = {}
+        statistic = "Sum", below = null, above = 5, period_sec = 300, periods = 1, silence = "notBreaching"
+      }
+      "api-unhealthy-task" = { # a task that hangs answers no health check, and logs none
+        says      = "An API task has been unhealthy for 5 minutes and was not replaced. First: aws ecs describe-services --cluster ${var.name} --services api --query services[0].events[:5]"
+        namespace = "AWS/ApplicationELB", metric = "UnHealthyHostCount", dimensions = local.stable_dimensions
+        statistic = "Maximum", below = null, above = 0, period_sec = 60, periods = 5, silence = "notBreaching"
+      }
+      "access-denied" = {
+        says      = "AWS denied a call: a role's policy and the code do not fit, or an endpoint's. First: aws logs filter-log-events --log-group-name /${var.name}/api --filter-pattern AccessDenied (and of /${var.name}/worker)"
+        namespace = var.name, metric = "AccessDenied", dimensions = {}
+        statistic = "Sum", below = null, above = 0, period_sec = 300, periods = 1, silence = "notBreaching"
+      }
+      "credentials-refused" = {
+        says      = "Over 100 requests in 5 minutes with a wrong token: a script with an old one, or somebody who tries. First: aws logs tail /${var.name}/api --since 15m --filter-pattern '{ $.status = 401 }'"
+        namespace = var.name, metric = "CredentialsRefused", dimensions = {}
+        statistic = "Sum", below = null, above = 100, period_sec = 300, periods = 1, silence = "notBreaching"
+      }
+      "api-crashes" = { # also sends a deployment back (api.tf)
+        says      = "The API crashed in over 5 requests in a minute: a bug of ours. First: aws logs tail /${var.name}/api --since 15m --filter-pattern '{ $.event = \"request crashed\" }'"
+        namespace = var.name, metric = "Crashes", dimensions = {}
+        statistic = "Sum", below = null, above = 5, period_sec = 60, periods = 1, silence = "notBreaching"
+      }
+      "api-unreachable" = {
+        says      = "The load balancer itself answered over 20 requests in 5 minutes with 502, 503 or 504. First: sandbox-broker status; aws logs tail /${var.name}/api --since 15m"
+        namespace = "AWS/ApplicationELB", metric = "HTTPCode_ELB_5XX_Count", dimensions = local.alb_dimensions
+        statistic = "Sum", below = null, above = 20, period_sec = 300, periods = 1, silence = "notBreaching"
+      }
+      "alert-fired" = {
+        says      = "The worker told of trouble with deletions; its line says what to do. First: aws logs tail /${var.name}/worker --since 15m --filter-pattern '{ $.event = \"alert fired\" }'"
+        namespace = var.name, metric = "AlertsFired", dimensions = {}
+        statistic = "Sum", below = null, above = 0, period_sec = 60, periods = 1, silence = "notBreaching"
+      }
+      "table-writes" = {
+        says      = "The table takes over 80 % of the writes that it is warm for. Raise burst_allocations_per_sec before the next course, and look what writes: sandbox-broker status"
+        namespace = "AWS/DynamoDB", metric = "ConsumedWriteCapacityUnits", dimensions = { TableName = var.name }
+        statistic = "Sum", below = null, above = floor(0.8 * 60 * local.warmed.table.WriteUnitsPerSecond), period_sec = 60, periods = 1, silence = "notBreaching"
+      }
+      "table-reads" = {
+        says      = "The table takes over 80 % of the reads that it is warm for. Look what reads: sandbox-broker status"
+        namespace = "AWS/DynamoDB", metric = "ConsumedReadCapacityUnits", dimensions = { TableName = var.name }
+        statistic = "Sum", below = null, above = floor(0.8 * 60 * local.warmed.table.ReadUnitsPerSecond), period_sec = 60, periods = 1, silence = "notBreaching"
+      }
+      "table-throttled" = {
+        says      = "DynamoDB throttles writes of the table: allocations answer 503 and are repeated by the scripts. First: the dashboard; is it one hot partition, or the whole?"
+        namespace = "AWS/DynamoDB", metric = "WriteThrottleEvents", dimensions = { TableName = var.name }
+        statistic = "Sum", below = null, above = 0, period_sec = 60, periods = 1, silence = "notBreaching"
+      }
+    },
+    {
+      for index in local.indexes : "${lower(index)}-writes" => {
+        says      = "${index} takes over 80 % of the writes that it is warm for. Raise burst_allocations_per_sec before the next course"
+        namespace = "AWS/DynamoDB", metric = "ConsumedWriteCapacityUnits", dimensions = { TableName = var.name, GlobalSecondaryIndexName = index }
+        statistic = "Sum", below = null, above = floor(0.8 * 60 * local.warmed.index.WriteUnitsPerSecond), period_sec = 60, periods = 1, silence = "notBreaching"
+      }
+    },
+    {
+      for index in local.indexes : "${lower(index)}-throttled" => {
+        says      = "DynamoDB throttles writes of ${index}, and with it the table's. More shards for the largest tenant (DDB_SHARDS), or a larger burst_allocations_per_sec"
+        namespace = "AWS/DynamoDB", metric = "WriteThrottleEvents", dimensions = { TableName = var.name, GlobalSecondaryIndexName = index }
+        statistic = "Sum", below = null, above = 0, period_sec = 60, periods = 1, silence = "notBreaching"
+      }
+    },
+    {
+      for tenant, least in var.pool_low : "pool-low-${tenant}" => {
+        says      = "Tenant ${tenant} has fewer than ${least} available sandboxes. First: sandbox-broker status; then sandbox-broker sync, or more accounts from the provider"
+        namespace = var.name, metric = "PoolAvailable", dimensions = { Tenant = tenant }
+        statistic = "Minimum", below = least, above = null, period_sec = local.silent_sec, periods = 1, silence = "notBreaching"
+      }
+    },
+  )
+}
+
+resource "aws_cloudwatch_metric_alarm" "main" {
+  for_each = { for alarm, what in local.alarms : alarm => what if local.released }
+
+  alarm_name          = "${var.name}-${each.key}"
+  alarm_description   = each.value.says
+  namespace           = each.value.namespace
+  metric_name         = each.value.metric
+  dimensions          = each.value.dimensions
+  statistic           = each.value.statistic
+  period              = each.value.period_sec
+  evaluation_periods  = each.value.periods
+  comparison_operator = each.value.above != null ? "GreaterThanThreshold" : "LessThanThreshold"
+  threshold           = each.value.above != null ? each.value.above : each.value.below
+  treat_missing_data  = each.value.silence
+  alarm_actions       = [aws_sns_topic.alarms.arn]
+  ok_actions          = [aws_sns_topic.alarms.arn]
+}
+
+resource "aws_sns_topic" "alarms" {
+  #checkov:skip=CKV_AWS_26:CloudWatch cannot publish to a topic under the AWS-managed key; what passes are names of alarms
+  name = "${var.name}-alarms"
+}
+
+resource "aws_sns_topic_subscription" "email" {
+  for_each = var.alarm_emails
+
+  topic_arn = aws_sns_topic.alarms.arn
+  protocol  = "email"
+  endpoint  = each.value
+}
+
+resource "aws_sns_topic_policy" "alarms" {
+  arn    = aws_sns_topic.alarms.arn
+  policy = data.aws_iam_policy_document.alarms.json
+}
+
+data "aws_iam_policy_document" "alarms" {
+  statement {
+    actions   = ["sns:Publish"]
+    resources = [aws_sns_topic.alarms.arn]
+
+    principals {
+      type        = "Service"
+      identifiers = ["cloudwatch.amazonaws.com", "budgets.amazonaws.com"]
+    }
+
+    condition {
+      test     = "StringEquals"
+      variable = "aws:SourceAccount"
+      values   = [data.aws_caller_identity.current.account_id]
+    }
+  }
+}
+
+# Of the whole account: a budget of tagged costs alone stays silent until somebody has activated the tag for billing.
+resource "aws_budgets_budget" "month" {
+  name         = "${var.name}-month"
+  budget_type  = "COST"
+  limit_amount = tostring(var.monthly_budget_usd)
+  limit_unit   = "USD"
+  time_unit    = "MONTHLY"
+
+  notification {
+    notification_type         = "ACTUAL"
+    comparison_operator       = "GREATER_THAN"
+    threshold                 = 80
+    threshold_type            = "PERCENTAGE"
+    subscriber_sns_topic_arns = [aws_sns_topic.alarms.arn]
+  }
+
+  notification {
+    notification_type         = "FORECASTED"
+    comparison_operator       = "GREATER_THAN"
+    threshold                 = 100
+    threshold_type            = "PERCENTAGE"
+    subscriber_sns_topic_arns = [aws_sns_topic.alarms.arn]
+  }
+
+  depends_on = [aws_sns_topic_policy.alarms]
+}
