@@ -8,7 +8,8 @@ import aioboto3
 from botocore.exceptions import BotoCoreError, ClientError
 from pydantic import ValidationError
 
-from broker.settings import EXIT_CONFIG, CoreSettings, problems_of
+from broker import exits
+from broker.settings import CoreSettings, problems_of
 from broker.store.schema import create_table
 from broker.version import VERSION
 from broker.wiring import client_config, table_of
@@ -37,7 +38,7 @@ def create_table_as_set() -> int:
     except ValidationError as error:
         for problem in problems_of(error):
             sys.stderr.write(f"configuration: {problem}\n")
-        return EXIT_CONFIG
+        return exits.CONFIG
     return asyncio.run(_create_table(settings))
 
 

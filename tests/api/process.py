@@ -39,6 +39,8 @@ def environment(**changes: str | None) -> dict[str, str]:
         "AWS_REGION": "us-east-1",
         "API_HOST": "127.0.0.1",
         "DRAIN_NOTICE_SEC": "0",
+        "BOOT_TIMEOUT_SEC": "60",
+        "BOOT_BUDGET_MS": "60000",
     }
     return {name: value for name, value in (values | changes).items() if value is not None}
 

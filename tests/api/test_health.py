@@ -10,7 +10,18 @@ from app.readiness import Readiness
 from broker.version import VERSION
 from local.engine import free_port
 from local.store_proxy import StoreProxy
-from tests.api.service import ADMIN_TOKEN, API_TOKEN, TRACK, Api, an_api, an_app, api_settings, error_of, refusal
+from tests.api.service import (
+    ADMIN_TOKEN,
+    API_TOKEN,
+    TRACK,
+    Api,
+    an_api,
+    an_app,
+    api_settings,
+    drop_table,
+    error_of,
+    refusal,
+)
 
 
 async def test_alive_asks_nobody(proxied: Api, proxy: StoreProxy) -> None:
@@ -66,7 +77,7 @@ async def test_when_the_store_goes_down_after_boot_ready_is_200_degraded(
 
 
 async def test_a_table_that_is_gone_is_degraded_and_said_once(api: Api, caplog: pytest.LogCaptureFixture) -> None:
-    await api.core.client.call("delete_table", TableName=api.app.state.settings.table_name)
+    await drop_table(api.app.state.settings)
     now = 0.0
     readiness = Readiness(monotonic=lambda: now)
     readiness.booted(api.core.client, api.core.modes)

@@ -100,9 +100,9 @@ async def test_a_paused_leader_that_wakes_finds_another_leading_and_stands_by(
     ):
         first, second = (leader, standby) if await _leads(leader, standby) else (standby, leader)
         await first.event("job done", job="sync")
-        first.process.send_signal(signal.SIGSTOP)
+        first.signal_all(signal.SIGSTOP)
         await second.event("leading", fence=2)
-        first.process.send_signal(signal.SIGCONT)
+        first.signal_all(signal.SIGCONT)
 
         await first.event("no longer leading: standing by")
         await until_phase(first, "standby")
@@ -136,7 +136,7 @@ async def test_a_write_that_reaches_the_store_after_the_take_over_is_refused(
                 proxy.url, table_name, provider, STORE_TIMEOUT_SEC="30", **LEASE
             ) as paused:
                 await held_up.wait()
-                paused.process.send_signal(signal.SIGSTOP)
+                paused.signal_all(signal.SIGSTOP)
                 async with a_worker_process(
                     ministack, table_name, provider, SYNC_INTERVAL_SEC="3600", **LEASE
                 ) as second:
@@ -146,7 +146,7 @@ async def test_a_write_that_reaches_the_store_after_the_take_over_is_refused(
                     assert gone is not None
                     await core.sandboxes.remove(gone, TEST_CAUSE, now=0)  # so that the late write could land
                     let_go.set()
-                    paused.process.send_signal(signal.SIGCONT)
+                    paused.signal_all(signal.SIGCONT)
                     await paused.event("no longer leading: standing by")
                     await until_phase(paused, "standby")
 
