@@ -332,6 +332,9 @@ class MetaOut(BaseModel):
     service: str
     version: str
     configuration: dict[str, Any]
+    sources: dict[str, Literal["environment", "default"]] = Field(
+        description="Where each value of `configuration` comes from."
+    )
 
 
 class ErrorBody(BaseModel):

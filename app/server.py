@@ -25,6 +25,7 @@ REFUSAL_SHARE: Final = 0.25
 """Of what the notice leaves of the drain's time, at the most, for refusing."""
 CLOSING_S: Final = 0.5
 """Of the drain's time, for closing the store's connections at its end."""
+IDLE_LOOK_S: Final = 0.1
 ONCE_S: Final = 0.3
 """One Ctrl-C reaches this process twice: from the terminal, and through its supervisor."""
 
@@ -84,11 +85,19 @@ class DrainingServer(uvicorn.Server):
         refusal_s = min(REFUSAL_S, REFUSAL_SHARE * (self._settings.drain_timeout_s - notice_s))
         loop = asyncio.get_running_loop()
         loop.call_later(notice_s, self._refuse)
-        loop.call_later(notice_s + refusal_s, setattr, self, "should_exit", True)
+        loop.call_later(notice_s + refusal_s, self._close_when_idle)
 
     def _refuse(self) -> None:
         self._readiness.refusing = True
         log.info("draining: what is new is refused", extra=self._since())
+
+    def _close_when_idle(self) -> None:
+        """The doors stay open, to refuse, for as long as something is in flight and there is time."""
+        late = time.monotonic() > self._began_at + self._settings.drain_timeout_s - 2 * CLOSING_S
+        if late or not self.server_state.tasks:
+            self.should_exit = True
+        else:
+            asyncio.get_running_loop().call_later(IDLE_LOOK_S, self._close_when_idle)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Close the doors, then wait for what is in flight until the drain's time is over."""

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator
 from ipaddress import ip_network
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     AfterValidator,
@@ -23,6 +23,7 @@ _EXAMPLE = re.compile(
     r"change.?me|example|placeholder|your.?(api.?|admin.?)?token|password|^(.)\2+$|^[0-9]+$", re.IGNORECASE
 )
 
+Source = Literal["environment", "default"]
 Seconds = Annotated[float, Field(gt=0)]
 WEEK_S = 7 * 24 * 3600
 
@@ -151,7 +152,7 @@ class CoreSettings(BaseSettings):
         shown = {variable: v for variable, v in values.items() if not isinstance(v, SecretStr)}
         return {n: re.sub(r"//[^/@]*@", "//***@", v) if isinstance(v, str) else v for n, v in shown.items()}
 
-    def sources(self) -> dict[str, str]:
+    def sources(self) -> dict[str, Source]:
         """Where each value of effective() comes from: `environment` or `default`."""
         given = self.model_fields_set
         return {

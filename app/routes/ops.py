@@ -80,7 +80,9 @@ meta = APIRouter(tags=["operations"])
     responses=probe_answers("What runs here.", limited=True),
 )
 async def show_meta(settings: Settings) -> MetaOut:
-    return MetaOut(service="sandbox-broker", version=VERSION, configuration=settings.effective())
+    return MetaOut(
+        service="sandbox-broker", version=VERSION, configuration=settings.effective(), sources=settings.sources()
+    )
 
 
 docs = APIRouter(include_in_schema=False)

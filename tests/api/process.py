@@ -126,11 +126,12 @@ def drained(connection: socket.socket, *, quiet_s: float = 1.0) -> bytes:
 @contextmanager
 def a_process(*, ready: int = 200, **changes: str | None) -> Iterator[Process]:
     """`python -m app` on a free port, up to the point where /readyz answers `ready`."""
-    port = free_port()
-    variables = environment(API_PORT=str(port), **changes)
+    port = int(changes.get("API_PORT") or free_port())
+    variables = environment(**changes | {"API_PORT": str(port)})
     popen = subprocess.Popen(
         [sys.executable, "-m", "app"],
         cwd=ROOT, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        start_new_session=True,
     )  # fmt: skip
     process = Process(popen, port)
     reader = threading.Thread(target=_read, args=(process,), daemon=True)

@@ -137,6 +137,8 @@ async def test_meta_shows_version_and_the_whole_configuration_without_secrets(ap
     secret = {"BROKER_API_TOKEN", "BROKER_ADMIN_TOKEN", "API_KEY_PEPPER"}
     variables = {field.alias for field in type(settings).model_fields.values() if field.alias}
     assert set(shown) == (variables | {"AWS_REGION"}) - secret
+    assert set(body["sources"]) == set(shown)
+    assert (body["sources"]["DDB_TABLE_NAME"], body["sources"]["API_PORT"]) == ("environment", "default")
     for token in (API_TOKEN, ADMIN_TOKEN):
         assert token not in answer.text
 
