@@ -13,7 +13,7 @@ def config(
     changed: Annotated[bool, typer.Option("--changed", help="Only what is not at its default.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Show the API's settings in force, and where each comes from.
+    """Show the API's settings, and where each comes from.
 
     Secrets are left out. It is the process that answers: behind a balancer
     another one may run with others. The worker has its own. Where the API

@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
+from app.server import REFUSAL_S
 from local.engine import free_port
 from local.store_proxy import StoreProxy
 from tests.api.process import Process, a_process, make_table
@@ -54,6 +55,8 @@ async def test_it_leaves_in_order_and_what_is_in_flight_is_finished(proxy: Store
         noticed = await asyncio.to_thread(allocate, process, "student-1")
         await asyncio.to_thread(process.wait_for_event, "draining: what is new is refused")
         refused = await asyncio.to_thread(allocate, process, "student-2")
+        await asyncio.sleep(REFUSAL_S + 1)  # the doors stay open for as long as something is in flight
+        refused_later = await asyncio.to_thread(allocate, process, "student-3")
         probed = await asyncio.to_thread(process.get, "/healthz")
         let_go.set()
         answer = await slow
@@ -64,7 +67,7 @@ async def test_it_leaves_in_order_and_what_is_in_flight_is_finished(proxy: Store
     assert (noticed.status_code, noticed.headers["connection"]) == (201, "close")
     assert (refused.status_code, refused.json()["error"]["code"]) == (503, "NOT_READY")
     assert (refused.headers["retry-after"], refused.headers["connection"]) == ("1", "close")
-    assert probed.status_code == 200
+    assert (refused_later.status_code, probed.status_code) == (503, 200)
     assert (answer.status_code, answer.headers["connection"]) == (201, "close")
     assert code == 0
     assert order == ["draining", "draining: what is new is refused", "draining: doors closed", "stopped"]
