@@ -93,7 +93,7 @@ async def test_sigterm_hands_the_lead_over_at_once(ministack: str, table_name: s
 
 async def test_the_lead_goes_over_while_a_deletion_is_still_in_hand(ministack: str, table_name: str) -> None:
     """H3: nobody waits for the provider, which takes its time; and the deletion is asked for once."""
-    lease = {"LEADER_LEASE_SEC": "5"}
+    lease = {"LEADER_LEASE_SEC": "30"}  # it does not lapse within this test; a standby looks every 6 s
     async with (
         a_provider(delete_latency_s=10) as provider,
         a_broker(ministack, table_name) as core,
