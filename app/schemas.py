@@ -355,6 +355,9 @@ class MetaOut(BaseModel):
         description="Whose lease the workers of this release elect by. Others elect beside them."
     )
     configuration: dict[str, Any]
+    sources: dict[str, Literal["environment", "default"]] = Field(
+        description="Where each value of `configuration` comes from."
+    )
 
 
 class ErrorBody(BaseModel):

@@ -32,6 +32,7 @@ class Action(StrEnum):
     DELETED = "deleted"
     DELETE_ATTEMPT_FAILED = "delete_attempt_failed"
     TURNED_AWAY = "turned_away"
+    HANDED_BACK = "handed_back"  # the worker ended, or led no more, before it called the provider
     DELETION_REFUSED = "deletion_refused"
     DELETION_FAILED = "deletion_failed"
     PURGED = "purged"

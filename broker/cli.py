@@ -11,13 +11,16 @@ import aioboto3
 from botocore.exceptions import BotoCoreError, ClientError
 from pydantic import ValidationError
 
+from broker import exits
 from broker.action import Action
 from broker.arrival import mapping_of
+from broker.boot import Boot
 from broker.errors import ForeignTable, StoreThrottled, StoreUnavailable
 from broker.importer import Brought, Importer, Plan, Trouble
 from broker.metrics import Metrics
-from broker.settings import EXIT_CONFIG, CoreSettings, problems_of
+from broker.settings import CoreSettings, problems_of
 from broker.store.adoptions import Adoptions
+from broker.store.allowed import Guard
 from broker.store.events import Cause
 from broker.store.schema import create_table
 from broker.version import VERSION
@@ -49,7 +52,7 @@ def create_table_as_set() -> int:
     except ValidationError as error:
         for problem in problems_of(error):
             sys.stderr.write(f"configuration: {problem}\n")
-        return EXIT_CONFIG
+        return exits.CONFIG
     return asyncio.run(_create_table(settings))
 
 
@@ -83,13 +86,13 @@ def import_as_set(
     try:
         mapping, settings = mapping_of(wanted.mapping), CoreSettings()
     except ValidationError as error:
-        raise ImportFailed("; ".join(problems_of(error)), EXIT_CONFIG) from None
+        raise ImportFailed("; ".join(problems_of(error)), exits.CONFIG) from None
     except ValueError as error:
-        raise ImportFailed(f"--mapping: {error}", EXIT_CONFIG) from None
+        raise ImportFailed(f"--mapping: {error}", exits.CONFIG) from None
     try:
         return asyncio.run(_import(wanted, mapping, settings, agreed, told))
     except ForeignTable as error:
-        raise ImportFailed(f"{error}.", EXIT_CONFIG) from None
+        raise ImportFailed(f"{error}.", exits.CONFIG) from None
     except (StoreUnavailable, StoreThrottled, ClientError, BotoCoreError) as error:
         again = "Run it again: what came stays, the rest follows."
         raise ImportFailed(f"The store does not answer as it should ({error}). {again}") from None
@@ -108,7 +111,9 @@ async def _import(
         endpoint_url=settings.endpoint_url,
         config=client_config(settings),
     )
-    async with source as dynamodb, open_broker(settings, metrics=Metrics(of_worker=False)) as core:
+    guard = Guard("api", table_name=settings.table_name)  # the source has a client of its own
+    target = open_broker(settings, metrics=Metrics(of_worker=False), boot=Boot(), guard=guard)
+    async with source as dynamodb, target as core:
         importer = Importer(
             dynamodb,
             core.sandboxes,

@@ -8,7 +8,8 @@ from typing import TypeVar
 
 from pydantic import ValidationError
 
-from broker.settings import EXIT_CONFIG, CoreSettings, problems_of
+from broker import exits
+from broker.settings import CoreSettings, problems_of
 
 S = TypeVar("S", bound=CoreSettings)
 
@@ -31,7 +32,7 @@ def begin(kind: type[S], *, module: str, what: str, arguments: list[str] | None 
     except ValidationError as error:
         for problem in problems_of(error):
             sys.stderr.write(f"configuration: {problem}\n")
-        return EXIT_CONFIG
+        return exits.CONFIG
     if wanted.show:
         sys.stdout.write(json.dumps(settings.effective()) + "\n")
     return 0 if wanted.check or wanted.show else settings

@@ -13,6 +13,7 @@ from broker.version import VERSION
 from cli.commands import (
     asks,
     bulk,
+    config,
     events,
     history,
     jobs,
@@ -96,6 +97,7 @@ def common(
 
 
 app.command("status")(status.status)
+app.command("config")(config.config)
 app.command("list")(sandboxes.list_sandboxes)
 app.command("show")(sandboxes.show)
 app.command("events")(events.events)

@@ -88,6 +88,7 @@ async def show_meta(settings: Settings) -> MetaOut:
         table_schema=SCHEMA,
         election=LEADER_SCOPE,
         configuration=settings.effective(),
+        sources=settings.sources(),
     )
 
 

@@ -137,6 +137,10 @@ def api_key_sort_key(created_at: int, key_id: str) -> str:
     return key(instant(created_at), key_id)
 
 
+def boot_key(process: str) -> Item:
+    return primary(key("BOOT", process))
+
+
 def meta_key() -> Item:
     return primary("META")
 

@@ -39,6 +39,8 @@ def environment(**changes: str | None) -> dict[str, str]:
         "AWS_REGION": "us-east-1",
         "API_HOST": "127.0.0.1",
         "DRAIN_NOTICE_SEC": "0",
+        "BOOT_TIMEOUT_SEC": "60",
+        "BOOT_BUDGET_MS": "60000",
     }
     return {name: value for name, value in (values | changes).items() if value is not None}
 
@@ -126,11 +128,13 @@ def a_process(
     *, ready: int = 200, module: str = "app", code: Path = ROOT, **changes: str | None
 ) -> Iterator[Process]:
     """`python -m app`, or the worker, on a free port, up to the point where /readyz answers `ready`."""
-    port = free_port()
-    variables = environment(**{"API_PORT" if module == "app" else "WORKER_PORT": str(port)}, **changes)
+    variable = "API_PORT" if module == "app" else "WORKER_PORT"
+    port = int(changes.get(variable) or free_port())
+    variables = environment(**changes | {variable: str(port)})
     popen = subprocess.Popen(
         [sys.executable, "-m", module],
         cwd=code, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        start_new_session=True,
     )  # fmt: skip
     process = Process(popen, port)
     reader = threading.Thread(target=_read, args=(process,), daemon=True)
