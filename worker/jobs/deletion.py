@@ -164,7 +164,9 @@ class Deletion:
             return "lease_lost"
         if not self._tools.leading():  # whoever leads may have it at once
             now = int(self._tools.clock())
-            return await self._written(partial(Sandbox.hand_back, error=HANDED_BACK, retry_at=now), Action.HANDED_BACK)
+            return await self._written(
+                partial(Sandbox.hand_back, error=HANDED_BACK, retry_at=now), Action.HANDED_BACK
+            )
         try:
             await self._tools.provider.delete(self._permit)
         except ProviderError as error:
