@@ -1,13 +1,14 @@
 """The bodies of requests and answers about tenants and their pools. Their names are public API."""
 
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from app.schemas_jobs import Reason
 from app.spelling import ID_PATTERN, NEW_TENANT_PATTERN, POOL_PATTERN, SECRET_PATTERN, URL_PATTERN
 from broker.settings import RATE_LIMIT
-from broker.tenant import Limits, Provider, Tenant
+from broker.tenant import Limits, Provider, Tenant, is_host, origin_of
 
 MAX_DRAINED = 20
 MAX_WARNINGS = 20
@@ -24,6 +25,8 @@ def _plain(url: str) -> str:
     """A user, a query or a fragment in it would be sent with every call, or never."""
     if any(mark in url for mark in "@?#\\") or not url.isascii() or not url.isprintable():
         raise ValueError("is scheme, host and path alone, such as https://csp.example.org")
+    if not origin_of(url) or not is_host(urlsplit(url).hostname or ""):
+        raise ValueError("names no host that can be called; a good one is https://csp.example.org")
     return url
 
 

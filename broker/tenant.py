@@ -1,8 +1,10 @@
 """A tenant: whose sandboxes these are, from which provider they come, and how much of them it may hold. Pure."""
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from ipaddress import IPv4Address, IPv6Address
 from typing import Self
 from urllib.parse import urlsplit
 
@@ -25,6 +27,21 @@ def origin_of(base_url: str) -> str:
     except ValueError:
         return ""
     return f"{host}:{port}" if host and port else ""
+
+
+def is_host(name: str) -> bool:
+    """Whether a host of this name can be called: what looks like an address is one, and what says that it is
+    encoded (`xn--`) can be decoded. Some client or other refuses the rest, and none says so in the same way."""
+    try:
+        if re.fullmatch(r"[0-9.]+", name):
+            IPv4Address(name)
+        elif ":" in name:
+            IPv6Address(name)
+        else:
+            name.encode("idna").decode("idna")
+    except (ValueError, UnicodeError):
+        return False
+    return bool(name)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +91,11 @@ class Tenant:
     provider: Provider | None = None  # None: the installation's own, from the environment
     prefixes: tuple[str, ...] = ()  # of the provider's accounts those whose name begins so; none: all
     drained: Mapping[str, Drain] = field(default_factory=dict)  # by the pool's prefix
+
+    @property
+    def supply(self) -> tuple[object, ...]:
+        """What a door to its provider, and what is made of a listing there, depend on."""
+        return self.provider, self.prefixes
 
     @property
     def state(self) -> TenantState:

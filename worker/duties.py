@@ -16,7 +16,7 @@ from broker.sandbox import State
 from broker.selection import Selector
 from broker.settings import WorkerSettings
 from broker.store.reports import WorkerReport
-from broker.tenant import origin_of
+from broker.tenant import Tenant, origin_of
 from broker.version import VERSION
 from broker.wiring import Broker
 from worker.alerts import TODO, Alerts
@@ -54,10 +54,13 @@ class Worker:
         door: Door,
         leadership: Leadership,
         *,
+        opened_for: Tenant | None = None,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
+        """`opened_for`: the tenant as it was when the door was opened; None: its connection never changes."""
         self._settings = settings
+        self._opened_for = opened_for
         self._broker = broker
         self._leadership = leadership
         self._clock = clock
@@ -208,7 +211,7 @@ class Worker:
             sync = Sync(
                 self._broker,
                 self.provider,
-                tenant=await self._broker.tenants.get(self._settings.tenant),
+                tenant=await self._as_opened_for(),
                 origin=self._origin,
                 installation=origin_of(self._settings.provider_url),
                 request_id=request_id,
@@ -221,6 +224,21 @@ class Worker:
             outcome = await sync.run()
         await self.gauges(request_id)
         return outcome
+
+    async def _as_opened_for(self) -> Tenant:
+        """The tenant, if this door still is its own: another provider's listing, or one that is judged by other
+        prefixes than it was asked for with, would make other tenants' accounts its own.
+
+        Raises:
+            LeadershipLost: others have these duties, or are about to; the roster sees to it.
+            StoreThrottled, StoreUnavailable: it could not be read.
+        """
+        tenant = await self._broker.tenants.get(self._settings.tenant)
+        if self._opened_for is not None and tenant.supply != self._opened_for.supply:
+            tenant = await self._broker.tenants.present(self._settings.tenant)  # that was a second old, perhaps
+            if tenant.supply != self._opened_for.supply:
+                raise LeadershipLost
+        return tenant
 
     def _fence(self) -> dict[str, Any]:
         """The check of the leader's term. What a provider listed that is the tenant's no more is written nowhere.

@@ -72,7 +72,11 @@ class Roster:
             own = await self._broker.tenants.get(own.name)
         except BrokerError as error:
             log.warning("the tenant could not be read: served as the environment says", extra={"why": str(error)})
-        await self._engage(own)
+        try:
+            await self._engage(own)
+        except Exception:
+            log.exception("the tenant's own connection cannot be opened", extra={"tenant": own.name})
+            await self._engage(Tenant(name=own.name))  # its expiries go on; what it does not name is not synced
         return self
 
     async def __aexit__(
@@ -129,7 +133,7 @@ class Roster:
             served = self._served.get(tenant.name)
             if served is not None and tenant.version <= served.tenant.version:
                 continue  # the index may show what was before
-            if served is not None and _supply(tenant) == _supply(served.tenant):
+            if served is not None and tenant.supply == served.tenant.supply:
                 continue
             try:
                 await self._engage(tenant)
@@ -153,7 +157,8 @@ class Roster:
             if self._schedule is not None:
                 self._schedule.drop(tenant.name)
             self._leaving[before] = asyncio.create_task(self._let_go(before))
-        served = Served(tenant, Worker(settings, self._broker, door, self._leadership), stack)
+        worker = Worker(settings, self._broker, door, self._leadership, opened_for=tenant)
+        served = Served(tenant, worker, stack)
         self._served[tenant.name] = served
         self._begin(served)
 
@@ -197,8 +202,3 @@ class Roster:
         for worker, error in zip(workers, ended, strict=True):
             if isinstance(error, BaseException):
                 log.error("a tenant's work did not end well", extra={"tenant": worker.tenant}, exc_info=error)
-
-
-def _supply(tenant: Tenant) -> tuple[object, ...]:
-    """What the door and the listing depend on."""
-    return tenant.provider, tenant.prefixes

@@ -49,6 +49,11 @@ def connected(
         (" https://csp.example.org", "plain URL"),
         ("https://csp.example.org\n", "plain URL"),
         ("https://csp.ex\u00e4mple.org", "plain URL"),
+        ("https://10.01.02.03", "names no host that can be called"),
+        ("https://999.999.999.999/a", "names no host that can be called"),
+        ("https://xn--a:8443", "names no host that can be called"),
+        ("https://csp..example.org", "names no host that can be called"),
+        (f"https://{'c' * 64}.example.org", "names no host that can be called"),
     ],
 )
 async def test_an_address_that_may_not_be_called_never_is_and_its_name_says_why(base_url: str, why: str) -> None:

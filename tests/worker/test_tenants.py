@@ -58,6 +58,17 @@ async def a_roster(
 
 
 @asynccontextmanager
+async def a_still_roster(core: Broker, provider: Simulator) -> AsyncIterator[Roster]:
+    """The same, but nothing ticks, and tenants are read once: what is to happen, a test has happen."""
+    async with (
+        a_leader(core, scope=LEADER_SCOPE) as leadership,
+        Roster(worker_settings(CSP_BASE_URL=provider.url), core, leadership, environment=TOKENS) as roster,
+    ):
+        await roster.refresh()
+        yield roster
+
+
+@asynccontextmanager
 async def a_term(roster: Roster, core: Broker) -> AsyncIterator[None]:
     """What worker/main.py makes of a term that another one's lead ends."""
     schedule = Schedule(core.metrics)
@@ -145,7 +156,7 @@ async def test_a_provider_that_answers_nothing_holds_up_no_other_tenant(core: Br
 
             assert await both_hang(), "all that happened while the other still hung"
             assert (runs(core, "team", "ok"), runs(core, "team", "failed")) == (0, 0)
-            await duties(roster, "team").drain(0.1)  # or the end of the test would wait for it
+            await duties(roster, "team").cleaner.drain(0.1)  # or the end of the test would wait for it
 
 
 async def test_a_tenant_whose_sync_crashes_stops_nobody_else_and_is_named(
@@ -351,6 +362,44 @@ async def test_what_a_former_provider_lists_is_written_no_more(core: Broker) -> 
             await worker.sync(RUN)
 
     assert await core.sandboxes.count("acme", State.AVAILABLE) == 0
+
+
+@pytest.mark.parametrize("moved", ["provider", "prefixes"])
+async def test_a_listing_is_never_judged_by_another_connection_than_it_was_asked_for_with(
+    core: Broker, moved: str
+) -> None:
+    """The change is in the table, and the roster has not seen it: no account of that door becomes the team's."""
+    async with a_provider() as shared, a_provider(seed=2) as latter:
+        await a_tenant(core, None, prefixes=("north-",))
+        async with a_still_roster(core, shared) as roster:
+            before = duties(roster, "team")
+            await duties(roster, "acme").sync(RUN)
+            assert (await before.sync(RUN))["added"] == 0
+            await supply(core, "team", latter if moved == "provider" else None)
+            with pytest.raises(LeadershipLost):
+                await before.sync(RUN)
+            assert await core.sandboxes.count("team", State.AVAILABLE) == 0
+
+            await roster.refresh()
+            assert duties(roster, "team") is not before
+            await duties(roster, "team").sync(RUN)
+            taken = await core.sandboxes.count("team", State.AVAILABLE)
+
+    assert taken == (10 if moved == "provider" else 0), (
+        "the other team's provider has ten, the shared ones are acme's"
+    )
+
+
+async def test_a_worker_boots_whatever_its_own_tenants_connection_is(core: Broker) -> None:
+    """Written by a release that asked less of an address; every other tenant is served as ever."""
+    own = Provider(base_url="https://10.01.02.03", secret="env:CSP_API_TOKEN_TEAM")
+    async with a_provider() as shared, a_provider(seed=2) as theirs:
+        await core.tenants.change("acme", lambda t: t.supplied(provider=own, prefixes=()), TEST_CAUSE, now=NOW)
+        await a_tenant(core, theirs)
+        async with a_still_roster(core, shared) as roster:
+            with pytest.raises(ProviderError, match="BASE_URL_UNUSABLE"):
+                await duties(roster, "acme").sync(RUN)
+            assert (await duties(roster, "team").sync(RUN))["added"] == 10
 
 
 async def test_syncs_at_the_same_time_do_not_refuse_each_other_at_the_leaders_item(

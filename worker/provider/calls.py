@@ -80,6 +80,8 @@ class Calls:
                 return await self._answer(method, path, expected, deadline_s, max_bytes, headers, arguments)
         except (TimeoutError, httpx.TimeoutException) as error:
             raise ProviderError("TIMEOUT", type(error).__name__) from error
+        except (httpx.InvalidURL, UnicodeError) as error:  # a host's name that the client cannot encode
+            raise ProviderError("BASE_URL_UNUSABLE", type(error).__name__) from error
         except (httpx.HTTPError, OSError) as error:  # a TLS error in the middle of a body comes as it is
             raise ProviderError(_trouble(error), type(error).__name__) from error
         finally:

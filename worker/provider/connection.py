@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import aioboto3
 
 from broker.settings import WorkerSettings
-from broker.tenant import Provider, origin_of
+from broker.tenant import Provider, is_host, origin_of
 from worker.provider.secrets import FileSource, GivenSource, ManagedSource, NoSource, Source
 
 ENVIRONMENT: Final = "env:"
@@ -85,7 +85,9 @@ def unusable(base_url: str, *, development: bool) -> str | None:
         return "must hold neither user nor password"
     if "?" in base_url or "#" in base_url:
         return "must hold neither query nor fragment"
-    return None if _PLAIN_URL.fullmatch(base_url) else "must be a plain URL such as https://host/path"
+    if not _PLAIN_URL.fullmatch(base_url):
+        return "must be a plain URL such as https://host/path"
+    return None if is_host(url.hostname or "") else "names no host that can be called"
 
 
 def _source_of(
