@@ -180,7 +180,7 @@ async def _boot(app: FastAPI, settings: ApiSettings, boot: Boot, metrics: Metric
         selector=Selector(broker.sandboxes, broker.tenants),
         dead_letters=DeadLetters(broker.jobs, broker.sandboxes),
         audit=Audit(broker.event_log, broker.tenants, broker.keys, cursors),
-        tenant_desk=TenantDesk(broker.tenants, cursors),
+        tenant_desk=TenantDesk(broker.tenants, broker.sandboxes, cursors),
     )
     app.state.key_ring.open(broker.keys)
     app.state.ceilings.open(broker.tenants)

@@ -1,5 +1,6 @@
 """The bodies of answers. Their names are public API: clients in the field rely on them."""
 
+from dataclasses import asdict
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
@@ -11,8 +12,9 @@ from broker.sandbox import Sandbox, State
 from broker.store.gauges import PoolGauges
 from broker.store.leader import Term
 from broker.store.modes import Mode
-from broker.store.reports import SILENT_S, WorkerReport
+from broker.store.reports import SILENT_S, SyncFailure, WorkerReport
 from broker.store.sync_state import SyncState
+from broker.tenant import Tenant
 
 _YEAR_S = 365 * 24 * 3600
 _ID = Field(description="The sandbox's id, always a string.", examples=["2009521"])
@@ -290,11 +292,26 @@ class AlertOut(BaseModel):
     todo: str = Field(description="What to do.")
 
 
-class WorkerOut(BaseModel):
-    """The leading worker, as it last reported; it does so every five seconds.
+class SyncFailureOut(BaseModel):
+    """Why nothing new of the provider's listing arrives."""
 
-    `leading`: one leads and is heard. `silent`: one took the lead, and has not been heard for a minute: a standby
-    takes over within the lease, so there is none. `none`: nobody leads.
+    kind: str = Field(description="A stable word.", examples=["HTTP_401"])
+    why: str = Field(description="The kind, and what is known beside it.", examples=["UNREACHABLE: ConnectError"])
+    todo: str = Field(description="What to do; of a refused token, which secret it is.")
+    at: int = _instant("When the last one failed.")
+    since: int = _instant("When the first of those in a row did.")
+    times: int = Field(description="How many in a row.")
+
+    @classmethod
+    def of(cls, failure: SyncFailure) -> Self:
+        return cls.model_validate(asdict(failure))
+
+
+class WorkerOut(BaseModel):
+    """The leading worker, as it last reported of this tenant; it does so every five seconds.
+
+    `leading`: one leads and is heard. `silent`: one took the lead, and has not been heard for a minute, of this
+    tenant nor of the default one: a standby takes over within the lease, so there is none. `none`: nobody leads.
     """
 
     status: Literal["leading", "silent", "none"]
@@ -303,33 +320,57 @@ class WorkerOut(BaseModel):
     leading_since: int | None = Field(None, description="Unix seconds, UTC.")
     version: str | None = Field(None, description="Its release.")
     heard_s_ago: int | None = Field(None, description="Age of its last report, by the clocks of two hosts.")
+    serves: Literal["yes", "soon", "no"] | None = Field(
+        None,
+        description="Whether it serves this tenant. soon: the tenant is new, or the leader, which takes a tenant "
+        "up within 15 s. no: it leads and says nothing of this tenant; its log says why. Null: nobody leads.",
+    )
     counted_s_ago: int | None = Field(None, description="Age of the pool's numbers in /metrics.")
     provider: dict[str, str] | None = Field(
         None,
         description="Its breaker for each endpoint of the provider, and the pace of deletions.",
         examples=[{"list": "closed", "delete": "open, probe in 9 s"}],
     )
+    sync_failure: SyncFailureOut | None = Field(
+        None, description="How the last sync failed; null where it succeeded, or none has ended yet."
+    )
     alerts: list[AlertOut] = Field(description="Those that are on.")
 
     @classmethod
-    def of(cls, term: Term | None, report: WorkerReport | None, counted: PoolGauges | None, *, now: int) -> Self:
+    def of(
+        cls,
+        term: Term | None,
+        report: WorkerReport | None,
+        counted: PoolGauges | None,
+        *,
+        default: WorkerReport | None,
+        tenant: Tenant,
+        now: int,
+    ) -> Self:
+        """`report` is of the tenant, `default` of the default one, which every leader takes up first."""
         counted_s_ago = None if counted is None else max(0, now - counted.at)
         if term is None:
             return cls(status="none", alerts=[], counted_s_ago=counted_s_ago)
-        if report is None or report.fence != term.fence:  # it has just begun, and reports in a moment
-            heard_s_ago, report = max(0, now - term.since), None
+        ages_s = [now - of.at for of in (report, default) if of is not None and of.fence == term.fence]
+        if report is not None and report.fence != term.fence:
+            report = None  # a former leader's
+        heard = min(ages_s, default=now - term.since) <= SILENT_S  # who has just begun reports in a moment
+        status = "none" if term.holder is None else "leading" if heard else "silent"
+        if report is not None:
+            serves = "yes" if now - report.at <= SILENT_S else "no"
         else:
-            heard_s_ago = max(0, now - report.at)
-        leads = "silent" if heard_s_ago > SILENT_S else "leading"
+            serves = "soon" if now - max(term.since, tenant.created_at) <= SILENT_S else "no"
         return cls(
-            status="none" if term.holder is None else leads,
+            status=status,
             holder=term.holder,
             term=term.fence,
             leading_since=None if term.holder is None else term.since,
-            heard_s_ago=None if report is None else heard_s_ago,
+            heard_s_ago=None if report is None else max(0, now - report.at),
+            serves=serves if status == "leading" else None,
             version=None if report is None else report.version,
             counted_s_ago=counted_s_ago,
             provider=None if report is None else dict(report.provider),
+            sync_failure=SyncFailureOut.of(report.sync_failure) if report and report.sync_failure else None,
             alerts=[] if report is None else [AlertOut(alert=a, todo=todo) for a, todo in report.alerts.items()],
         )
 

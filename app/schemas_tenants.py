@@ -8,7 +8,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstra
 from app.schemas_jobs import Reason
 from app.spelling import ID_PATTERN, NEW_TENANT_PATTERN, POOL_PATTERN, SECRET_PATTERN, URL_PATTERN
 from broker.settings import RATE_LIMIT
-from broker.tenant import Limits, Provider, Tenant, is_host, origin_of
+from broker.tenant import OWN_SETTINGS, SETTING_NAMED, Limits, Provider, Tenant, is_host, origin_of
 
 MAX_DRAINED = 20
 MAX_WARNINGS = 20
@@ -30,6 +30,13 @@ def _plain(url: str) -> str:
     return url
 
 
+def _tenants_own(secret: str) -> str:
+    """The form allows two variables too many; pydantic's patterns know no exceptions."""
+    if secret.removeprefix("env:") in OWN_SETTINGS and secret.startswith("env:"):
+        raise ValueError(SETTING_NAMED)
+    return secret
+
+
 class ProviderIn(BaseModel):
     """Where the tenant's sandboxes come from."""
 
@@ -41,7 +48,7 @@ class ProviderIn(BaseModel):
         description="The provider's API; https outside development.",
         examples=["https://csp.example.org"],
     )
-    secret: str = Field(
+    secret: Annotated[str, AfterValidator(_tenants_own)] = Field(
         pattern=SECRET_PATTERN,
         description="Where its token is kept: a name in Secrets Manager, `name#key` for one text of a JSON "
         "secret, or `env:CSP_API_TOKEN_…`, a variable of the worker.",
@@ -210,7 +217,10 @@ class PoolsOut(BaseModel):
 
     tenant: str = Field(description="Whose pools these are.")
     max_live: int | None = Field(description="Sandboxes that may be held at once; null: no limit.")
-    held: int | None = Field(description="How many of them are held; null where there is no limit.")
+    held: int | None = Field(
+        description="How many are held, those from before there was a limit, too; null where there is no limit."
+    )
+    prefixes: list[str] = Field(description="What the names of its accounts begin with; empty: no such choice.")
     state: Literal["active", "drained"] = Field(description="drained: all of the tenant is.")
     drained: list[DrainOut]
 
@@ -218,7 +228,12 @@ class PoolsOut(BaseModel):
     def of(cls, tenant: Tenant, *, held: int | None) -> Self:
         most = tenant.limits.max_live
         return cls(
-            tenant=tenant.name, max_live=most, held=held, state=tenant.state.value, drained=_drained(tenant)
+            tenant=tenant.name,
+            max_live=most,
+            held=held,
+            prefixes=list(tenant.prefixes),
+            state=tenant.state.value,
+            drained=_drained(tenant),
         )
 
 

@@ -162,7 +162,7 @@ class QuotaExceeded(BrokerError):
     code = "QUOTA_EXCEEDED"
 
     def __init__(self, limit: int, *, retry_after_s: int = 10) -> None:
-        full = f"All {limit} sandboxes that may be held at once are held. One that is released makes room."
+        full = f"This tenant may hold {limit} at once, and holds as many or more. Below that there is room again."
         super().__init__(
             full if limit else "This tenant may hold no sandboxes.",
             retry_after_s=retry_after_s,

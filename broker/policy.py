@@ -84,10 +84,9 @@ class Explained(StrEnum):
     BEING_DELETED = "being_deleted"  # or deleted, and listed for a while longer
     FAILED = "failed"
     QUARANTINED = "quarantined"
-    FOREIGN = "foreign"  # another tenant's, or another sandbox's
-    NO_SANDBOX = (
-        "no_sandbox"  # of another type, not active, or by its name not this tenant's: nobody's business here
-    )
+    FOREIGN = "foreign"  # in conflict: by its name this tenant's, and owned by another sandbox
+    OTHER_TENANTS = "other_tenants"  # by its name another tenant's at the same provider
+    NO_SANDBOX = "no_sandbox"  # of another type, not active, or by its name nobody's: no business of anybody
     UNKNOWN = "unknown"  # nonsense, or an id that names another account than before: someone must look
 
 

@@ -5,13 +5,18 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv6Address
-from typing import Self
+from typing import Final, Self
 from urllib.parse import urlsplit
 
 
 class TenantState(StrEnum):
     ACTIVE = "active"
     DRAINED = "drained"  # hands out nothing new; releases, syncs and deletions go on
+
+
+OWN_SETTINGS: Final = frozenset({"CSP_API_TOKEN_FILE", "CSP_API_TOKEN_SECRET"})
+"""Variables that look like a tenant's token, and say where the installation's own is kept."""
+SETTING_NAMED: Final = "names a setting of the broker's own, not a tenant's token: call the variable otherwise"
 
 
 def origin_of(base_url: str) -> str:
@@ -102,7 +107,7 @@ class Tenant:
         return TenantState.DRAINED if "" in self.drained else TenantState.ACTIVE
 
     def rivals(self, tenants: Iterable["Tenant"], *, installation: str) -> frozenset[str]:
-        """The prefixes of the other tenants whose sandboxes come from the same provider.
+        """The prefixes of the other tenants whose sandboxes come from the same provider; "" of who has none.
 
         Args:
             installation: the origin of the provider that those without one of their own have.
@@ -112,7 +117,7 @@ class Tenant:
             return tenant.provider.origin if tenant.provider else installation
 
         others = [t for t in tenants if t.name != self.name and origin(t) == origin(self)]
-        return frozenset(prefix for other in others for prefix in other.prefixes)
+        return frozenset(prefix for other in others for prefix in other.prefixes or ("",))
 
     def doubts(self, tenants: Iterable["Tenant"]) -> list[str]:
         """What whoever set this up may not have meant: accounts and tokens that are another tenant's, too."""
@@ -129,6 +134,16 @@ class Tenant:
                 found.append(f"secret {self.provider.secret}: tenant {other.name} has it, too")
         return found
 
+    def taken_from(self, tenants: Iterable["Tenant"]) -> list[tuple["Tenant", str]]:
+        """Whose sandboxes of which of its prefixes become its own: of each tenant that had them by a wider one."""
+        others = [other for other in tenants if other.name != self.name and self._shares_provider(other)]
+        return [
+            (other, own)
+            for other in others
+            for own in self.prefixes
+            if any(own.startswith(its) for its in other.prefixes or ("",)) and own not in other.prefixes
+        ]
+
     def _shares_provider(self, other: "Tenant") -> bool:
         return (self.provider and self.provider.origin) == (other.provider and other.provider.origin)
 
@@ -142,6 +157,11 @@ class Tenant:
             return False
         longer = range(max(fits) + 1, len(account_name) + 1)
         return not any(account_name[:length] in rivals for length in longer)  # however many tenants there are
+
+    @staticmethod
+    def is_named_by(rivals: frozenset[str], account_name: str) -> bool:
+        """Whether an account of this name, which is not this tenant's, is one of its rivals'."""
+        return any(account_name[:length] in rivals for length in range(len(account_name) + 1))
 
     def drain_of(self, name: str) -> tuple[str, Drain] | None:
         """The drained pool, the widest one, that a sandbox of this name, or every one that begins so, is in."""

@@ -33,6 +33,7 @@ from worker.jobs.sync import Progress, Sync
 from worker.provider.door import Door
 from worker.runner import Runner
 from worker.schedule import Job
+from worker.sync_watch import SyncWatch
 
 log = logging.getLogger("worker")
 
@@ -73,12 +74,16 @@ class Worker:
         self.provider = door.client
         self.metrics: Metrics = broker.metrics
         self.alerts = Alerts(broker.metrics, tenant=settings.tenant, monotonic=monotonic)
+        self._watch = SyncWatch(
+            door.connection, tenant=settings.tenant, interval_s=settings.sync_interval_s, clock=clock
+        )
         self.cleaner = Cleaner(
             Tools(
                 sandboxes=broker.sandboxes,
                 provider=door.client,
                 services=door.services,
                 leads_to=door.leads_to,
+                todo=lambda kind: door.connection.todo(kind, settings.tenant),
                 rules=Rules(
                     lease_s=settings.clean_lease_s,
                     max_attempts=settings.clean_max_attempts,
@@ -221,7 +226,8 @@ class Worker:
                 apart_s=self._settings.sync_interval_s / 2,
                 progress=progress,
             )
-            outcome = await sync.run()
+            with self._watch.watching():
+                outcome = await sync.run()
         await self.gauges(request_id)
         return outcome
 
@@ -301,9 +307,11 @@ class Worker:
                 fence=term.fence,
                 version=VERSION,
                 provider=self.provider.states(),
-                alerts={alert.value: TODO[alert] for alert in sorted(self.alerts.active)},
+                alerts={alert.value: TODO[alert] for alert in sorted(self.alerts.active)} | self._watch.alerts(),
+                sync_failure=self._watch.failure,
             )
-            told = (report.fence, report.provider, report.alerts)
+            failing = self._watch.failure and self._watch.failure.why
+            told = (report.fence, report.provider, report.alerts, failing)
             self._told, self._news = told, told != self._told
             with suppress(WriteConflict):  # another leads by now
                 await self._broker.reports.write(self._settings.tenant, report)

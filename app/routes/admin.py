@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 
 from app.cursors import MAX_CHARS
-from app.deps import Core, TenantNamed
+from app.deps import Core, Settings, TenantNamed
 from app.openapi import ANY_TENANT, answers
 from app.schemas import AdminSandboxOut, ReconciliationOut, SandboxListOut, StatsOut, WorkerOut
 from app.spelling import ID_PATTERN
@@ -56,10 +56,14 @@ async def reconciliation(tenant: TenantNamed, core: Core) -> ReconciliationOut:
 
 
 @router.get("/worker", response_model=WorkerOut, responses=answers("Who leads, and how it is.", *ANY_TENANT))
-async def worker(tenant: TenantNamed, core: Core) -> WorkerOut:
-    """Show which worker leads, and how this tenant does with it: last word, provider, alerts that are on."""
+async def worker(tenant: TenantNamed, core: Core, settings: Settings) -> WorkerOut:
+    """Show which worker leads, and how this tenant does with it: last word, provider, last sync, alerts."""
     broker = core.broker
-    term, report, counted = await asyncio.gather(
-        broker.leader.read(LEADER_SCOPE), broker.reports.read(tenant), broker.gauges.read(tenant)
+    term, report, default, counted, served = await asyncio.gather(
+        broker.leader.read(LEADER_SCOPE),
+        broker.reports.read(tenant),
+        broker.reports.read(settings.tenant),
+        broker.gauges.read(tenant),
+        broker.tenants.get(tenant),
     )
-    return WorkerOut.of(term, report, counted, now=int(time.time()))
+    return WorkerOut.of(term, report, counted, default=default, tenant=served, now=int(time.time()))

@@ -226,7 +226,11 @@ async def set_pool(
 
 
 async def _held(tenant: Tenant, core: Parts) -> int | None:
-    return None if tenant.limits.max_live is None else await core.broker.quota.held(tenant.name)
+    """By the slots; or by the index, where what was held before there was a limit has no slot yet."""
+    if tenant.limits.max_live is None:
+        return None
+    broker = core.broker
+    return max(await broker.quota.held(tenant.name), await broker.sandboxes.count(tenant.name, State.ALLOCATED))
 
 
 async def _has_some(tenant: str, prefix: str, core: Parts) -> bool:

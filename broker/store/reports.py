@@ -1,8 +1,8 @@
 """What the leading worker says of itself: one item, so that an API can show it without reaching the worker."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Final
 
 from broker.store import table
 from broker.store.client import StoreClient
@@ -10,6 +10,18 @@ from broker.store.client import StoreClient
 SILENT_S: Final = 60
 """A report older than this is of a worker that nobody hears: it comes every five seconds, and clocks of two
 hosts may be 30 s apart."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SyncFailure:
+    """How a tenant's last sync failed; instants are Unix seconds."""
+
+    kind: str  # a stable word, such as HTTP_401
+    why: str  # the kind and what is known beside it
+    todo: str
+    at: int
+    since: int  # the first one of those in a row
+    times: int  # in a row
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,6 +34,7 @@ class WorkerReport:
     version: str
     provider: Mapping[str, str]  # each breaker and the pace of deletions, in words
     alerts: Mapping[str, str]  # those that are on -> what to do
+    sync_failure: SyncFailure | None = None  # of the last sync; None where it succeeded, or none has ended yet
 
 
 class WorkerReports:
@@ -41,6 +54,7 @@ class WorkerReports:
             version=values["version"],
             provider=values["provider"],
             alerts=values["alerts"],
+            sync_failure=_failure_from(values.get("sync_failure")),
         )
 
     async def write(self, tenant: str, report: WorkerReport) -> None:
@@ -60,12 +74,20 @@ class WorkerReports:
             "version": report.version,
             "provider": report.provider,
             "alerts": report.alerts,
+            "sync_failure": None if report.sync_failure is None else asdict(report.sync_failure),
         }
         update = self._client.update(
             table.report_key(tenant),
-            table.update_of({}, table.encode(facts)),
+            table.update_of({"sync_failure": {}}, table.encode(facts)),
             "attribute_not_exists(pk) OR fence <= :mine OR #at < :silent",
             {":mine": table.encode_value(report.fence), ":silent": table.encode_value(report.at - SILENT_S)},
         )["Update"]
         update["ExpressionAttributeNames"]["#at"] = "at"
         await self._client.call("update_item", **update)
+
+
+def _failure_from(values: Mapping[str, Any] | None) -> SyncFailure | None:
+    """What a newer release added is passed over."""
+    if values is None:
+        return None
+    return SyncFailure(**{field.name: values[field.name] for field in fields(SyncFailure)})

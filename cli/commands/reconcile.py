@@ -17,8 +17,9 @@ MEANING: Final[dict[str, str]] = {
     "being_deleted": "released, or deleted and listed for a while longer",
     "failed": f"its deletion failed for good: {PROGRAM} dead-letters",
     "quarantined": "taken out of the pool by an operator",
-    "foreign": "another tenant's, or another sandbox's",
-    "no_sandbox": "of another type, not active, or not of this tenant's prefixes",
+    "foreign": "in conflict: of this tenant's prefixes, and another sandbox has it",
+    "other_tenants": "by its name another tenant's",
+    "no_sandbox": "of another type, not active, or of nobody's prefixes",
     "unknown": "nothing explains it: someone must look",
 }
 

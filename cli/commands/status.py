@@ -1,7 +1,9 @@
 """`status`: the whole broker on one screen, also when parts of it are in trouble."""
 
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, Final
 
 import typer
@@ -13,7 +15,7 @@ from cli.commands.reconcile import belief
 from cli.errors import PROGRAM, Refused
 from cli.follow import numbers_of
 from cli.options import Json, TenantName, api_of
-from cli.show import emit_facts, emit_json, span, trouble
+from cli.show import emit_facts, emit_json, since, span, trouble
 
 Facts = Iterator[tuple[str, str | Text]]
 
@@ -23,8 +25,8 @@ def status(context: typer.Context, tenant: TenantName = None, as_json: Json = Fa
 
     Mode, API, worker, provider, alerts, the last sync, jobs, dead letters, sandboxes by status.
 
-    What cannot be shown says why, and the rest is shown nevertheless. Exit 1 then, and when no worker
-    leads; 3 when there is no API.
+    What cannot be shown says why, and the rest is shown nevertheless. Exit 1 then, when an alert is on,
+    and when no worker leads or serves the tenant; 3 when there is no API.
 
     \b
     Examples:
@@ -38,7 +40,7 @@ def status(context: typer.Context, tenant: TenantName = None, as_json: Json = Fa
         emit_json(seen)
     else:
         emit_facts(_facts(seen))
-    if any("error" in part for part in seen.values()) or not _leads(seen["worker"]):
+    if any("error" in part for part in seen.values()) or not _is_well(seen["worker"]):
         raise typer.Exit(1)
 
 
@@ -78,7 +80,9 @@ def _part(ask: Callable[[], Body]) -> Body:
 
 
 def _facts(seen: dict[str, Body]) -> Facts:
-    for name, told in _TOLD.items():
+    failure, prefixes = seen["worker"].get("sync_failure"), seen["pools"].get("prefixes", ())
+    reconciled = partial(_reconciled, failure=failure, prefixes=prefixes)
+    for name, told in (_TOLD | {"reconciliation": reconciled}).items():
         if error := seen[name].get("error"):
             yield (
                 name.replace("_", " "),
@@ -114,15 +118,20 @@ def _ready(ready: Body) -> Facts:
     yield "API", text if ready["status"] == "ready" else trouble(text)
 
 
-def _leads(worker: Body) -> bool:
-    return "error" in worker or worker["status"] == "leading"
+def _is_well(worker: Body) -> bool:
+    return worker["status"] == "leading" and worker.get("serves") != "no" and not worker["alerts"]
 
 
 def _worker(worker: Body) -> Facts:
     heard_s, counted_s = worker["heard_s_ago"], worker["counted_s_ago"]
     counted = "never counted the pool" if counted_s is None else f"counted the pool {span(counted_s)} ago"
-    if worker["status"] == "leading":
-        heard = "has just begun" if heard_s is None else f"heard {span(heard_s)} ago"
+    if worker["status"] == "leading" and worker.get("serves") == "no":
+        heard = "never heard of it" if heard_s is None else f"not heard of it for {span(heard_s)}"
+        yield "worker", trouble(f"{worker['holder']} leads, and does not serve this tenant ({heard}): see its log")
+    elif worker["status"] == "leading":
+        heard = (
+            "has not taken this tenant up yet (within 15 s)" if heard_s is None else f"heard {span(heard_s)} ago"
+        )
         yield "worker", f"{worker['holder']} leads, {heard}, {counted}"
     elif worker["status"] == "silent":
         heard = "never heard" if heard_s is None else f"not heard for {span(heard_s)}"
@@ -164,14 +173,27 @@ def _dead(dead: Body) -> Facts:
     yield "dead letters", trouble(f"{text}: {PROGRAM} dead-letters") if jobs or sandboxes else text
 
 
-def _reconciled(seen: Body) -> Facts:
+def _reconciled(seen: Body, *, failure: Body | None = None, prefixes: Sequence[str] = ()) -> Facts:
+    """The last listing that was read; above it how syncs fail since, if they do."""
+    if failure is not None:
+        row = f"{failure['times']} in a row" if failure["times"] > 1 else "once"
+        text = f"FAILED {since(failure['at'])} ago, {row}, for {since(failure['since'])}: {failure['why']}."
+        yield "last sync", trouble(f"{text} To do: {failure['todo']}")
+    name = "last sync" if failure is None else "last listing"
     if seen["at"] is None:
-        yield "last sync", trouble("none has read a listing yet")
+        yield name, trouble("none has read a listing yet")
         return
-    unknown, foreign = seen["accounts"].get("unknown", 0), seen["accounts"].get("foreign", 0)
-    others = f", {foreign} other tenants'" if foreign else ""
-    text = f"{span(seen['age_s'])} ago, {seen['listed']} accounts{others}, {unknown} unexplained. {belief(seen)}"
-    yield "last sync", trouble(f"{text} {PROGRAM} reconcile") if unknown or not seen["believed"] else text
+    count: Counter[str] = Counter(seen["accounts"])
+    others = f", {count['other_tenants']} other tenants'" if count["other_tenants"] else ""
+    others += f", {count['foreign']} in conflict" if count["foreign"] else ""
+    text = f"{span(seen['age_s'])} ago, {seen['listed']} accounts{others}, {count['unknown']} unexplained."
+    if prefixes and seen["listed"] and seen["listed"] == count["other_tenants"] + count["no_sandbox"]:
+        none = f"none of {seen['listed']} listed begins with {' or '.join(prefixes)}"
+        yield name, trouble(f"{text} Of this tenant: {none} and is an active sandbox")
+        return
+    text = f"{text} {belief(seen)}"
+    doubtful = count["unknown"] or not seen["believed"]
+    yield name, trouble(f"{text} {PROGRAM} reconcile") if doubtful else text
 
 
 _TOLD: Final[dict[str, Callable[[Any], Facts]]] = {

@@ -2,14 +2,18 @@
 
 import asyncio
 import json
+import re
 from typing import Any
 
 import httpx
 import pytest
 
+from app.cursors import Cursors
+from app.tenant_desk import TenantDesk
 from broker.role import Role
 from broker.sandbox import State
 from broker.store import table
+from broker.tenant import Tenant
 from tests.api.keys import bearer, made_key
 from tests.api.service import ADMIN, TRACK, Api, error_of, refusal
 from tests.audit import items_of
@@ -68,6 +72,7 @@ async def test_the_default_tenant_is_limited_likewise_and_that_holds_at_once(api
     assert first.json()["expires_at"] - first.json()["allocated_at"] == 600
     assert refusal(second) == (409, "QUOTA_EXCEEDED")
     assert error_of(second)["details"] == {"limit": 1}
+    assert "may hold 1 at once, and holds as many or more" in error_of(second)["message"]
     assert "Retry-After" in second.headers
     assert (await api.allocate("student-1")).status_code == 200
 
@@ -109,6 +114,11 @@ async def test_every_change_leaves_who_what_and_why(api: Api) -> None:
         ({"provider": {"base_url": "https://x:port", "secret": "s"}}, "names no host that can be called"),
         ({"provider": {"base_url": "https://x", "secret": "env:BROKER_ADMIN_TOKEN"}}, "secret"),
         ({"provider": {"base_url": "https://x", "secret": "file:/etc/passwd"}}, "secret"),
+        ({"provider": {"base_url": "https://x", "secret": "env:CSP_API_TOKEN_FILE"}}, "a setting of the broker's"),
+        (
+            {"provider": {"base_url": "https://x", "secret": "env:CSP_API_TOKEN_SECRET"}},
+            "a setting of the broker's",
+        ),
         ({"provider": {"base_url": "https://x"}}, "secret"),
         ({"prefixes": ["a b"]}, "prefixes"),
         ({"prefixes": [""]}, "prefixes"),
@@ -157,7 +167,7 @@ async def test_pools_are_drained_and_opened_with_who_and_why(api: Api) -> None:
     assert error_of(refused)["details"] == {"pool": "lab-7-", "reason": "CHG-812"}
     assert "Retry-After" in refused.headers
     assert opened.json() == {
-        "tenant": "acme", "max_live": None, "held": None, "state": "active", "drained": [],
+        "tenant": "acme", "max_live": None, "held": None, "prefixes": [], "state": "active", "drained": [],
         "warnings": [],
     }  # fmt: skip
     assert (await api.allocate("student-1")).status_code == 201
@@ -228,6 +238,42 @@ async def test_whose_accounts_and_token_another_tenant_has_too_is_said_and_it_is
     )
     assert "prefix north-: tenant north has the same" in told(equal)[0]
     assert told(elsewhere) == ["http://other.test: the token is sent in the clear", secret]
+
+
+async def test_how_many_sandboxes_leave_a_tenant_that_had_them_by_no_or_a_wider_prefix_is_said(api: Api) -> None:
+    await api.fill(3, name="lab-7-x")
+    await api.fill(1, first=4, name="lab-8-x")
+    await api.fill(1, first=5, name="lab-7-y", state=State.QUARANTINED)
+
+    west = await post(api, "/tenants", {"name": "west", "prefixes": ["lab-7-", "zoo-"]} | WHY)
+    far = {"base_url": "https://csp.example.org", "secret": "far"}
+    elsewhere = await post(api, "/tenants", {"name": "far", "prefixes": ["lab-7-"], "provider": far} | WHY)
+    await patch(api, "acme", {"prefixes": ["lab-"]} | WHY)
+    wider = await patch(api, "west", {"prefixes": ["lab-8-"]} | WHY)
+
+    assert told(west) == ["prefix lab-7-: of tenant acme 3 sandboxes begin so, and leave it"]
+    assert told(elsewhere) == []
+    assert told(wider)[0] == "prefix lab-8-: of tenant acme 1 sandbox begins so, and leaves it"
+
+
+async def test_a_pool_that_is_too_large_to_count_loses_at_least_so_many(api: Api) -> None:
+    await api.fill(8, name="lab-7-x")
+    desk = TenantDesk(api.core.tenants, api.core.sandboxes, Cursors("a secret"), most=1)
+
+    (said,) = await desk.doubts(Tenant(name="west", prefixes=("lab-",)))
+
+    assert re.fullmatch(r"prefix lab-: of tenant acme at least [1-4] sandboxes begin so, and leave it", said)
+
+
+async def test_what_was_held_before_there_was_a_limit_is_shown_as_held_at_once(api: Api) -> None:
+    await api.fill(3)
+    for n in range(3):
+        await api.allocate(f"student-{n}")
+    await patch(api, "acme", {"max_live": 2} | WHY)
+
+    pools = (await api.admin("/pools")).json()
+
+    assert (pools["held"], pools["max_live"]) == (3, 2)
 
 
 async def test_of_two_tenants_without_a_prefix_at_one_provider_that_is_said(api: Api) -> None:

@@ -2,6 +2,7 @@
 
 import re
 import time
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -13,14 +14,17 @@ from broker.store.gauges import PoolGauges
 from broker.store.leader import LEADER_SCOPE
 from broker.store.reports import WorkerReport
 from broker.store.sync_state import SyncState
+from broker.tenant import Tenant
 from local.store_proxy import StoreProxy
 from tests.api.service import Api
 from tests.api.test_admin_lists import put
 from tests.api.test_jobs import put_jobs
-from tests.builders import NOW, a_job, a_running_job, a_sandbox
+from tests.builders import NOW, TEST_CAUSE, a_job, a_running_job, a_sandbox
 from tests.cli.conftest import served
 from tests.cli.shell import Done, Shell
-from tests.worker.conftest import a_leader
+from tests.worker.conftest import RUN, a_leader, a_provider, a_worker, until
+from worker.duties import Worker
+from worker.provider.client import ProviderError
 
 
 def facts(done: Done) -> dict[str, str]:
@@ -41,6 +45,18 @@ async def reconciled(api: Api, **changes: object) -> None:
         await api.core.sync_states.write(
             "acme", SyncState(**values | changes), after=before, fence=leadership.fence
         )
+
+
+async def until_synced(worker: Worker) -> None:
+    """The breaker may be open for a moment."""
+
+    async def synced() -> bool:
+        with suppress(ProviderError):
+            await worker.sync(RUN)
+            return True
+        return False
+
+    await until(synced)
 
 
 async def a_worker_reported(api: Api, ago_s: int, **changes: Any) -> None:
@@ -118,6 +134,80 @@ async def test_a_broker_without_a_worker_says_so(shell: Shell) -> None:
     assert told["last sync"] == "none has read a listing yet"
 
 
+async def test_a_token_that_the_provider_refuses_is_named_on_the_screen_and_it_is_1(
+    shell: Shell, api: Api
+) -> None:
+    wrong = {"scope": LEADER_SCOPE, "CSP_API_TOKEN": "a-former-token"}
+    async with a_provider() as provider, a_worker(api.core, provider, time.time, **wrong) as worker:
+        for _ in range(2):
+            with pytest.raises(ProviderError, match="HTTP_401"):
+                await worker.sync(RUN)
+        await worker.report(RUN)
+        seen = await shell.run("status")
+        failed = (await api.admin("/worker")).json()["sync_failure"]
+
+    told, todo = facts(seen), "rotate CSP_API_TOKEN in the workers' environment, and restart them"
+    assert seen.code == 1
+    assert re.fullmatch(rf"FAILED \d+s ago, 2 in a row, for \d+s: HTTP_401\. To do: {todo}", told["last sync"])
+    assert told["last listing"] == "none has read a listing yet"
+    assert told["ALERT"] == f"SyncNeverSucceeded: HTTP_401: {todo}"
+    assert told["provider list"] == "closed", "as somebody answers"
+    assert (failed["kind"], failed["times"], failed["todo"]) == ("HTTP_401", 2, todo)
+    assert time.time() - 60 < failed["since"] <= failed["at"] <= time.time()
+
+
+async def test_a_sync_that_succeeds_again_ends_the_failure_and_the_alert(shell: Shell, api: Api) -> None:
+    async with a_provider() as provider, a_worker(api.core, provider, time.time, scope=LEADER_SCOPE) as worker:
+        await provider.faults(list_500_rate=1)
+        with pytest.raises(ProviderError):
+            await worker.sync(RUN)
+        await worker.report(RUN)
+        failing = facts(await shell.run("status"))
+        await provider.faults(list_500_rate=0)
+        failure = worker._watch.failure
+        assert failure is not None
+        await until_synced(worker)
+        await worker.report(RUN)
+        seen = await shell.run("status")
+
+    told = facts(seen)
+    assert ("HTTP_500" in failing["last sync"], "ALERT" in failing) == (True, False), "it may pass"
+    assert (seen.code, "last listing" in told) == (0, False)
+    assert "ago, 13 accounts, 0 unexplained. Believed" in told["last sync"]
+
+
+async def test_a_tenant_that_is_new_is_not_without_a_leader(shell: Shell, api: Api) -> None:
+    await a_worker_reported(api, 90)  # so long it leads
+    now = int(time.time())
+    report = WorkerReport(at=now, holder="host/1", fence=1, version="1", provider={}, alerts={})
+    await api.core.reports.write("acme", report)
+    await api.core.tenants.create(Tenant(name="north"), TEST_CAUSE, now=time.time())
+    await api.core.tenants.create(Tenant(name="old"), TEST_CAUSE, now=time.time() - 90)
+
+    new, old = await shell.run_each(["status", "--tenant", "north"], ["status", "--tenant", "old"])
+
+    assert new.code == 0, new.out
+    assert facts(new)["worker"].startswith("host/1 leads, has not taken this tenant up yet (within 15 s), ")
+    assert old.code == 1
+    assert facts(old)["worker"] == "host/1 leads, and does not serve this tenant (never heard of it): see its log"
+
+
+async def test_prefixes_that_name_nothing_of_the_listing_are_said(shell: Shell, api: Api) -> None:
+    north = Tenant(name="acme", prefixes=("nope-", "non-"))
+    await api.core.tenants.change(
+        "acme", lambda t: t.supplied(provider=None, prefixes=north.prefixes), TEST_CAUSE, now=NOW
+    )
+    await a_worker_reported(api, 2)
+    await reconciled(api, accounts={Explained.OTHER_TENANTS: 200, Explained.NO_SANDBOX: 1}, expected=0)
+    nothing = facts(await shell.run("status"))["last sync"]
+    await reconciled(api, at=int(time.time()), accounts={Explained.OTHER_TENANTS: 200, Explained.AVAILABLE: 1})
+    some = facts(await shell.run("status"))["last sync"]
+
+    assert "201 accounts, 200 other tenants', 0 unexplained." in nothing
+    assert nothing.endswith("none of 201 listed begins with nope- or non- and is an active sandbox")
+    assert "begins with" not in some
+
+
 async def test_what_cannot_be_shown_says_why_and_the_rest_is_shown_and_it_is_1(
     proxied: Api, proxy: StoreProxy
 ) -> None:
@@ -152,7 +242,7 @@ async def test_reconcile_explains_every_account_and_names_what_is_unexplained(sh
     assert seen.code == 0
     assert re.match(r"Listed 2m\d\ds ago: 250 accounts\. Believed; 0 of 200 expected were missing\.", seen.out)
     rows = {row[0]: row for row in seen.rows if row}
-    assert [rows[kind.value][1] for kind in Explained] == ["190", "0", "0", "0", "0", "0", "0", "60"]
+    assert [rows[kind.value][1] for kind in Explained] == ["190", *["0"] * 7, "60"]
     assert re.search(r"2h01m +4711: names another account than before\n *1m\d\ds +4712: no name\n", seen.out)
     assert "... and 58 more" in seen.out
 

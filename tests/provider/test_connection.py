@@ -4,12 +4,15 @@ from typing import Any
 
 import pytest
 
+from broker.masking import Masker
 from broker.metrics import Metrics
-from broker.tenant import Provider, origin_of
+from broker.settings import WorkerSettings
+from broker.tenant import OWN_SETTINGS, Provider, origin_of
 from tests.provider.conftest import settings_of
 from worker.provider.connection import Connection, connection_of
 from worker.provider.door import open_provider
-from worker.provider.secrets import GivenSource, ManagedSource, Unreadable
+from worker.provider.errors import ProviderError
+from worker.provider.secrets import GivenSource, ManagedSource, Secret, Unreadable
 
 HELD = {
     "CSP_API_TOKEN_TEAM": "their-token",
@@ -81,8 +84,6 @@ async def test_a_plain_address_may_be_called(base_url: str) -> None:
         "AWS_SECRET_ACCESS_KEY",
         "CSP_API_TOKEN",
         "CSP_API_TOKEN_",
-        "CSP_API_TOKEN_FILE",
-        "CSP_API_TOKEN_SECRET",
         "XCSP_API_TOKEN_TEAM",
         "CSP_API_TOKEN_TEAM\n",
         " CSP_API_TOKEN_TEAM",
@@ -97,6 +98,55 @@ async def test_no_other_variable_may_be_named(name: str) -> None:
         await connection.source.read()
     assert refused.value.kind == "SECRET_REFUSED"
     assert not connection.usable
+
+
+def test_the_settings_that_look_like_a_tenants_token_are_all_known() -> None:
+    aliases = {field.alias or "" for field in WorkerSettings.model_fields.values()}
+
+    assert {alias for alias in aliases if alias.startswith("CSP_API_TOKEN_")} == OWN_SETTINGS
+
+
+@pytest.mark.parametrize("name", sorted(OWN_SETTINGS))
+async def test_a_setting_of_the_brokers_own_is_called_that(name: str) -> None:
+    connection = connected(reference=f"env:{name}")
+
+    with pytest.raises(Unreadable, match="names a setting of the broker's own") as refused:
+        await connection.source.read()
+    assert (refused.value.kind, connection.usable) == ("SECRET_REFUSED", False)
+
+
+async def test_which_variable_is_not_set_can_be_read_in_the_log() -> None:
+    connection = connected(reference="env:CSP_API_TOKEN_NONE")
+    secret = Secret(
+        connection.source, variable=connection.variable, for_header=True, metrics=Metrics(), tenant="team"
+    )
+
+    with pytest.raises(ProviderError) as missing:
+        await secret.get()
+    assert "CSP_API_TOKEN_NONE is not set" in Masker().text(str(missing.value))
+
+
+@pytest.mark.parametrize(
+    ("reference", "rotate"),
+    [
+        ("env:CSP_API_TOKEN_TEAM", "rotate CSP_API_TOKEN_TEAM in the workers' environment, and restart them"),
+        ("teams/one#token", "rotate teams/one#token in Secrets Manager"),
+        (None, "rotate CSP_API_TOKEN in the workers' environment, and restart them"),
+    ],
+    ids=["variable", "managed", "the installation's"],
+)
+def test_a_token_that_is_refused_is_named_with_where_it_is_kept(reference: str | None, rotate: str) -> None:
+    own = connection_of(None, settings_of(), environment=HELD)
+    connection = own if reference is None else connected(reference=reference)
+
+    assert {connection.todo(kind, "team") for kind in ("HTTP_401", "HTTP_403")} == {rotate}
+    assert Masker().text(f"HTTP_401: {rotate}") == f"HTTP_401: {rotate}"
+
+
+def test_a_tenants_own_connection_that_cannot_be_used_is_mended_at_the_tenant() -> None:
+    for kind in ("SECRET_UNREADABLE", "BASE_URL_UNUSABLE", "UNREACHABLE"):
+        assert "sandbox-broker tenants show team, then tenants set team" in connected().todo(kind, "team")
+        assert "tenants" not in connection_of(None, settings_of(), environment=HELD).todo(kind, "team")
 
 
 async def test_a_variable_that_may_be_named_is_the_token_or_is_not_set() -> None:

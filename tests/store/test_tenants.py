@@ -186,12 +186,13 @@ def test_rivals_are_who_come_to_one_provider_under_whatever_spelling(base_url: s
     here = Provider(base_url=base_url, secret="other/csp")
     north = Tenant(name="north", prefixes=("north-",), provider=there)
     found = frozenset({"north-"}) if rivals else frozenset()
+    without = frozenset({""}) if rivals else frozenset()  # who has no prefixes has what nobody names
 
     others = Tenant(name="other", provider=here)
     assert others.rivals([others, north], installation="csp.example.net:443") == found
     default = Tenant(name="default")
     assert default.rivals([default, north], installation=here.origin) == found
-    assert north.rivals([others, north, default], installation=here.origin) == frozenset(), "never its own"
+    assert north.rivals([others, north, default], installation=here.origin) == without, "never its own"
 
 
 def test_a_tenants_pool_is_what_begins_with_one_of_its_prefixes() -> None:

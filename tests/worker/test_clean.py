@@ -103,7 +103,12 @@ async def test_a_deletion_that_never_succeeds_ends_visibly_after_its_attempts(
 
 
 async def test_a_refused_token_costs_no_attempts_and_is_over_when_it_is_rotated(
-    core: Broker, provider: Provider, clock: Clock, stored: Fetch, tmp_path: Path
+    core: Broker,
+    provider: Provider,
+    clock: Clock,
+    stored: Fetch,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """A bad rotation at night: every deletion waits, none is given up."""
     token = tmp_path / "token"
@@ -123,6 +128,8 @@ async def test_a_refused_token_costs_no_attempts_and_is_over_when_it_is_rotated(
     assert refused.next_attempt_at is not None
     assert refused.next_attempt_at >= clock.now - 2 * HOUR + 60, "nobody rotates a token within seconds"
     assert (await stored(sandbox_id)).state is State.DELETED
+    todos = {record.__dict__.get("todo") for record in caplog.records if record.levelname == "ERROR"}
+    assert todos == {"rotate what lies in the file that CSP_API_TOKEN_FILE names"}
 
 
 async def test_a_few_bad_accounts_stop_nobody_else(

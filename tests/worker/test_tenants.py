@@ -225,10 +225,11 @@ async def test_of_a_shared_listing_each_account_is_one_tenants_by_its_prefix(cor
             await until_more_syncs(core, "acme", "ok")
             await until_more_syncs(core, "team", "ok")
 
-    for tenant, others in (("acme", 3), ("team", 4)):
+    for tenant, others in (("acme", 2), ("team", 3)):
         state = await core.sync_states.read(tenant)
         assert state is not None
-        assert state.accounts[Explained.NO_SANDBOX] == others + 3, "and three of the provider's noise"
+        assert state.accounts[Explained.OTHER_TENANTS] == others
+        assert state.accounts[Explained.NO_SANDBOX] == 1 + 3, "nobody's, and three of the provider's noise"
         assert state.accounts[Explained.FOREIGN] == 0
 
 
@@ -246,6 +247,10 @@ async def test_a_tenant_without_prefixes_has_what_no_other_names(core: Broker, f
 
     assert await core.sandboxes.count("acme", State.AVAILABLE) == 1
     assert await core.sandboxes.count("team", State.AVAILABLE) == 2
+    for tenant, others in (("acme", 2), ("team", 1)):
+        state = await core.sync_states.read(tenant)
+        assert state is not None
+        assert state.accounts[Explained.OTHER_TENANTS] == others, "also those of who has no prefix"
 
 
 async def test_a_tenant_that_brings_the_environments_own_address_shares_its_provider(core: Broker) -> None:

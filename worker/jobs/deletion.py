@@ -54,6 +54,7 @@ class Tools:
     provider: ProviderClient
     services: Services | None
     leads_to: Callable[[str | None], bool]  # whether `provider` is the one that a sandbox's account is at
+    todo: Callable[[str], str]  # for people, about an error of this kind
     rules: Rules
     leading: Callable[[], bool]
     may_begin: Callable[[], bool]  # leading, and not under maintenance
@@ -188,8 +189,7 @@ class Deletion:
         pause_s = max(self._rules.retry_base_s, error.retry_after_s or 0)
         if is_refused_credential(error.kind):
             pause_s = REFUSED_PAUSE_S
-            todo = "no usable credential: rotate CSP_API_TOKEN, or mend the tenant's own connection"
-            log.error("not deleted, and not counted", extra=facts | {"todo": todo})
+            log.error("not deleted, and not counted", extra=facts | {"todo": self._tools.todo(error.kind)})
         else:
             log.info("not deleted yet: the provider asks for patience", extra=facts)
         retry_at = int(self._tools.clock() + max(1.0, pause_s * (1 + random.random())))  # noqa: S311  jitter

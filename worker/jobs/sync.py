@@ -53,10 +53,11 @@ class Sync:
 
     Of a listing that tenants share, each takes what its prefixes name (`Tenant.owns`), the longest prefix that
     fits first, so that who has none takes what is nobody's by name; the rest is counted as
-    NO_SANDBOX and not seen. So what was known already, when a prefix is taken away or an account renamed, is
-    missing from then on, and goes the way of all that is missing, under the same guard: available ones go stale
-    and are purged, those in use are marked and alerted on and end as ever. Until then the account stays owned:
-    the tenant that has the prefix next counts it as FOREIGN, and nobody can hand it out twice.
+    OTHER_TENANTS or NO_SANDBOX, and not seen. So what was known already, when a prefix is taken away or an
+    account renamed, is missing from then on, and goes the way of all that is missing, under the same guard:
+    available ones go stale and are purged, those in use are marked and alerted on and end as ever. Until then
+    the account stays owned: the tenant that has the prefix next counts it as FOREIGN, and nobody can hand it out
+    twice.
     """
 
     def __init__(
@@ -95,6 +96,11 @@ class Sync:
 
     def _is_mine(self, account_name: str) -> bool:
         return self._owner.owns(account_name, self._rivals)
+
+    def _whose(self, account_name: str) -> Explained:
+        """What an account is whose name is not this tenant's."""
+        named = self._owner.is_named_by(self._rivals, account_name)
+        return Explained.OTHER_TENANTS if named else Explained.NO_SANDBOX
 
     async def run(self) -> Counter[str]:
         """Bring the pool in line with the listing; counts by outcome. Idempotent.
@@ -142,10 +148,12 @@ class Sync:
                 listing.see(invalid.sandbox_id)
             else:
                 listing.unreadable += 1
-        mine = [
-            replace(account, provider=self._origin) for account in page.accounts if self._is_mine(account.name)
-        ]
-        listing.explained[Explained.NO_SANDBOX] += len(page.accounts) - len(mine)
+        mine = []
+        for account in page.accounts:
+            if self._is_mine(account.name):
+                mine.append(replace(account, provider=self._origin))
+            else:
+                listing.explained[self._whose(account.name)] += 1
         accounts = self._fresh(mine, listing)
         known = await self._sandboxes.find(self._tenant, (account.id for account in accounts))
         changes: list[Change] = []

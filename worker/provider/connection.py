@@ -13,13 +13,13 @@ from urllib.parse import urlsplit
 import aioboto3
 
 from broker.settings import WorkerSettings
-from broker.tenant import Provider, is_host, origin_of
+from broker.tenant import OWN_SETTINGS, SETTING_NAMED, Provider, is_host, origin_of
+from worker.provider.errors import is_refused_credential
 from worker.provider.secrets import FileSource, GivenSource, ManagedSource, NoSource, Source
 
 ENVIRONMENT: Final = "env:"
 VARIABLES: Final = "CSP_API_TOKEN_"
-_VARIABLE: Final = re.compile(rf"{VARIABLES}(?!(?:FILE|SECRET)$)[A-Z0-9_]{{1,64}}")
-"""Not the two that say where the installation's own token is kept."""
+_VARIABLE: Final = re.compile(rf"{VARIABLES}[A-Z0-9_]{{1,100}}")
 _PLAIN_URL: Final = re.compile(
     r"https?://(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(?::\d{1,5})?(?:/[A-Za-z0-9._~/-]*)?"
 )
@@ -38,16 +38,36 @@ class Connection:
     origin: str | None  # the same as in Sandbox.provider: None for the installation's own
     own: bool = False  # whether the tenant brings it
     usable: bool = True  # whether it is known to be wrong, so that no call is ever made
+    rotate: str = ""  # what to do where the provider refuses the token
+
+    def todo(self, kind: str, tenant: str) -> str:
+        """What somebody has to do about an error of this kind."""
+        if kind in ("HTTP_401", "HTTP_403"):
+            return self.rotate
+        if not self.own:
+            return "see docs/runbooks/provider-down.md; it is tried again by itself"
+        mend = f"sandbox-broker tenants show {tenant}, then tenants set {tenant}"
+        if is_refused_credential(kind):
+            return f"mend the tenant's own connection: {mend}"
+        return f"is its address right? {mend}; it is tried again by itself"
 
 
 def environments_own(settings: WorkerSettings, *, session: aioboto3.Session | None = None) -> Connection:
     """The settings have made sure that one of the three places of the token is set."""
     source: Source = GivenSource(settings.provider_token.get_secret_value())
+    rotate = _given("CSP_API_TOKEN")
     if settings.provider_token_file is not None:
         source = FileSource(settings.provider_token_file)
+        rotate = "rotate what lies in the file that CSP_API_TOKEN_FILE names"
     elif settings.provider_token_managed is not None:
         source = ManagedSource(settings.provider_token_managed, region=settings.region, session=session)
-    return Connection(settings.provider_url, source, "CSP_API_TOKEN", origin_of(settings.provider_url), None)
+        rotate = "rotate what CSP_API_TOKEN_SECRET names in Secrets Manager"
+    host = origin_of(settings.provider_url)
+    return Connection(settings.provider_url, source, "CSP_API_TOKEN", host, None, rotate=rotate)
+
+
+def _given(variable: str) -> str:
+    return f"rotate {variable} in the workers' environment, and restart them"
 
 
 def connection_of(
@@ -67,7 +87,13 @@ def connection_of(
     host = provider.origin
     origin = None if host == origin_of(settings.provider_url) else host
     usable = not isinstance(source, NoSource)
-    return Connection(provider.base_url, source, "the tenant's secret", host, origin, own=True, usable=usable)
+    # Only said after the provider had a token, so that what is named is a name: see _source_of().
+    kept = provider.secret
+    rotate = f"rotate {kept} in Secrets Manager"
+    if kept.startswith(ENVIRONMENT):
+        rotate = _given(kept.removeprefix(ENVIRONMENT))
+    own = "the tenant's secret"
+    return Connection(provider.base_url, source, own, host, origin, own=True, usable=usable, rotate=rotate)
 
 
 def unusable(base_url: str, *, development: bool) -> str | None:
@@ -97,6 +123,8 @@ def _source_of(
     if not reference.startswith(ENVIRONMENT):
         return ManagedSource(reference, region=region, session=session)
     name = reference.removeprefix(ENVIRONMENT)
+    if name in OWN_SETTINGS:
+        return NoSource("SECRET_REFUSED", f"env:{name} {SETTING_NAMED}")
     if not _VARIABLE.fullmatch(name):
         return NoSource("SECRET_REFUSED", f"env: may name a variable that begins with {VARIABLES} and no other")
     if not (value := environment.get(name)):

@@ -189,7 +189,8 @@ class Secret:
             return self._value
         if self._trouble is None or self._tenant is None:
             raise ProviderError("SECRET_UNREADABLE", self._variable)
-        raise ProviderError(self._trouble.kind, f"{self._variable}: {self._trouble}")
+        # not `secret: what`: that is how a secret itself would stand in a log, and is masked there
+        raise ProviderError(self._trouble.kind, f"{self._trouble} ({self._variable})")
 
     def describe(self) -> str | None:
         """For people: what is wrong with it, None where nothing is known to be."""
