@@ -113,7 +113,10 @@ async def rotate(
     key_id: KeyId,
     wanted: Annotated[RotateIn, body_of(RotateIn)],
 ) -> KeyMadeOut:
-    """Make a key in the place of this one: same name, role and end. Both are good for `overlap_s` seconds."""
+    """Make a key in the place of this one: same name, role and end. Both are good for `overlap_s` seconds.
+
+    The default tenant's admins rotate that of any tenant, without naming it.
+    """
     note(request, "rotate_key", key_id=key_id, of_tenant=whose)
     cause = cause_of(request, caller, Action.ROTATE_KEY)
     made = await desk.rotate(whose, key_id, overlap_s=wanted.overlap_s, cause=cause)
@@ -137,6 +140,8 @@ async def revoke(
     said: Annotated[ReasonIn, body_of(ReasonIn)],
 ) -> KeyRevokedOut:
     """End a key: every process refuses it within 10 seconds, and jobs that it asked for are not run.
+
+    The default tenant's admins end that of any tenant, without naming it.
 
     Also the last one that may make keys: `warnings` then says that nobody of the tenant is left who may.
     """
