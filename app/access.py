@@ -107,7 +107,7 @@ async def admitted(request: Request) -> None:
         StoreUnavailable: an API key that cannot be looked up.
         RoleMissing: a token of another role; or nobody wrote down who may call it, and nobody may.
         PlatformOnly: of that role, in another tenant; or it names another one, whether there is such a one or not.
-        InvalidInput: it names a tenant, or anything else, that the route does not take.
+        InvalidInput: it names a tenant, or anything else, that the route does not take; or one thing twice.
     """
     access = ROUTES.get((request.method, request.scope["route"].path))
     if access is not None and access.role is None:
@@ -129,6 +129,8 @@ async def admitted(request: Request) -> None:
         _knows_its_query(request)
     if access.any_tenant and not credential.platform:
         _names_its_own(request, credential)
+    if access.role is not Role.TRACK:
+        _says_each_once(request)
 
 
 def _knows_its_query(request: Request) -> None:
@@ -143,6 +145,17 @@ def _knows_its_query(request: Request) -> None:
     if unknown := sorted(set(request.query_params) - known):
         takes = ", ".join(sorted(known)) or "none"
         raise InvalidInput(f"query.{unknown[0]}", f"is not a parameter of this route; it takes {takes}")
+
+
+def _says_each_once(request: Request) -> None:
+    """Of two, one would be taken and the other seem to have worked. No route takes a list.
+
+    Raises:
+        InvalidInput: a parameter comes twice.
+    """
+    names = [name for name, _ in request.query_params.multi_items()]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise InvalidInput(f"query.{twice[0]}", "comes more than once; say it once")
 
 
 def _names_its_own(request: Request, credential: Credential) -> None:

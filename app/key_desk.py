@@ -71,8 +71,10 @@ class KeyDesk:
         await self._keys.create(made.key, cause, now=now)
         return made
 
-    async def rotate(self, tenant: str, key_id: str, *, overlap_s: int, cause: Cause) -> Made:
+    async def rotate(self, tenant: str | None, key_id: str, *, overlap_s: int, cause: Cause) -> Made:
         """Make a key in the place of another, which ends after `overlap_s`, or before if it was to.
+
+        It is the old one's tenant's; `tenant` None: whosever that is.
 
         Raises:
             KeyNotFound: unknown, or another tenant's.
@@ -85,9 +87,9 @@ class KeyDesk:
             if (state := old.state(now)) is not KeyState.LIVE or old.replaced_by is not None:
                 raise KeyNotRotatable(state=state.value, replaced_by=old.replaced_by)
             if overlap_s:
-                await self._within_limit(tenant, now)
+                await self._within_limit(old.tenant, now)
             made = self._made(
-                tenant, old.role, old.name, expires_at=old.expires_at, cause=cause, now=now, replaces=old.id
+                old.tenant, old.role, old.name, expires_at=old.expires_at, cause=cause, now=now, replaces=old.id
             )
             try:
                 await self._keys.rotate(old, made.key, cause, ends_at=int(now) + overlap_s, now=now)
@@ -97,8 +99,8 @@ class KeyDesk:
             return made
         raise StoreUnavailable("contention")
 
-    async def revoke(self, tenant: str, key_id: str, *, cause: Cause) -> Key:
-        """End a key now. Idempotent: the first reason stays.
+    async def revoke(self, tenant: str | None, key_id: str, *, cause: Cause) -> Key:
+        """End a key now, whosever it is where `tenant` is None. Idempotent: the first reason stays.
 
         Raises:
             KeyNotFound: unknown, or another tenant's.
@@ -137,8 +139,8 @@ class KeyDesk:
             return [f"tenant {key.tenant} has no admin key now: an admin of the default tenant can make it one"]
         return [f"tenant {key.tenant} has no other admin key: who loses this one asks the default tenant's admins"]
 
-    async def get(self, tenant: str, key_id: str) -> Key:
-        """Raises KeyNotFound: unknown, or another tenant's."""
+    async def get(self, tenant: str | None, key_id: str) -> Key:
+        """One key, whosever it is where `tenant` is None. Raises KeyNotFound: unknown, or another tenant's."""
         return await self._keys.of(tenant, key_id, now=self._clock())
 
     async def page(self, tenant: str, *, limit: int, cursor: str | None) -> KeyPage:

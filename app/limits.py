@@ -139,7 +139,15 @@ class RateLimits:
             "X-RateLimit-Remaining": str(max(0, window.remaining)),
             "X-RateLimit-Reset": str(wait_s),
         }
-        return Verdict(headers, None if passed else RateLimited(scope, limit=str(limit), retry_after_s=wait_s))
+        return Verdict(headers, None if passed else RateLimited(scope, limit=_spoken(limit), retry_after_s=wait_s))
+
+
+def _spoken(limit: RateLimitItem) -> str:
+    """
+    >>> [_spoken(parse(text)) for text in ("3/10 seconds", "100/second")]
+    ['3 per 10 seconds', '100 per 1 second']
+    """
+    return f"{limit}s" if limit.multiples > 1 else str(limit)
 
 
 def _network(address: str) -> str:

@@ -38,6 +38,14 @@ class EventOut(BaseModel):
     version: int | None = Field(None, description="Of what was changed, after it: +1 with each write.")
     holder: str | None = Field(None, description="The student who holds the sandbox, or held it last.")
     track: str | None = Field(None, description="The lab of that student.")
+    expires_at: int | None = Field(
+        None,
+        description="When the allocation ends, after the change: Unix seconds, UTC.",
+        examples=[1_795_269_840],
+    )
+    expires_at_before: int | None = Field(
+        None, description="When it was to end, where the change has moved that: an `extend`."
+    )
     reason: str | None = Field(None, description="Why, where a person said so.")
     error: str | None = Field(None, description="The last failure of a deletion, or of a job.")
     request_id: str = Field(description="It finds the request, or the worker's run, in the log.")

@@ -14,6 +14,7 @@ from app.spelling import IN_WORDS
 Schema = dict[str, Any]
 _OUR_OWN: Final = "value_error"
 """Said by a validator of ours, in words."""
+_SAID_BY_US: Final = "Value error, "
 _NO_JSON: Final = "json_invalid"
 _UNKNOWN: Final = "extra_forbidden"
 _MISSING: Final = "missing"
@@ -29,7 +30,7 @@ def refusal_of(model: type[BaseModel], problem: Mapping[str, Any]) -> str:
     field = _at(whole, problem["loc"])
     such_as = f"such as {json.dumps(_example(field, whole), ensure_ascii=False)}"
     if problem["type"] == _OUR_OWN:
-        said = problem["msg"].removeprefix("Value error, ")
+        said = problem["msg"].removeprefix(_SAID_BY_US)
         return said if "such as" in said or not problem["loc"] else f"{said}; {such_as}"
     if problem["type"] == _NO_JSON:
         return f"{problem['msg']}; expected: an object, {such_as}"
@@ -40,7 +41,8 @@ def refusal_of(model: type[BaseModel], problem: Mapping[str, Any]) -> str:
 def plain_refusal(problem: Mapping[str, Any]) -> str:
     """The same of a part of the path or the query, of which pydantic alone spoke."""
     pattern = problem.get("ctx", {}).get("pattern")
-    return str(problem["msg"] if pattern is None else f"expected: {IN_WORDS.get(pattern, 'another spelling')}")
+    said = str(problem["msg"]).removeprefix(_SAID_BY_US)
+    return said if pattern is None else f"expected: {IN_WORDS.get(pattern, 'another spelling')}"
 
 
 def _at(whole: Schema, where: Sequence[str | int]) -> Schema:

@@ -83,7 +83,9 @@ class TenantNotFound(BrokerError):
     code = "TENANT_NOT_FOUND"
 
     def __init__(self) -> None:
-        super().__init__("No such tenant. `sandbox-broker tenants list`, as the default tenant's, shows them all.")
+        super().__init__(
+            "No such tenant. Operators of the default tenant see which there are: `sandbox-broker tenants list`."
+        )
 
 
 class TenantExists(BrokerError):
@@ -106,7 +108,9 @@ class KeyNotFound(BrokerError):
     code = "KEY_NOT_FOUND"
 
     def __init__(self) -> None:
-        super().__init__("No such key.")
+        super().__init__(
+            "No such key. `sandbox-broker keys list` shows a tenant's; what has ended is forgotten after 30 days."
+        )
 
 
 class KeyLimitReached(BrokerError):

@@ -8,7 +8,7 @@ TODO: Final[dict[str, str]] = {
     "UNAUTHENTICATED": "BROKER_ADMIN_TOKEN (or --token-file) holds no token of this broker.",
     "FORBIDDEN": "Use a token or key of that role.",
     "NOT_FOUND": f"The broker at this address is of another release than this {PROGRAM}.",
-    "SANDBOX_NOT_FOUND": f"Those that there are: {PROGRAM} list.",
+    "SANDBOX_NOT_FOUND": f"By their ids, not their names, those that there are: {PROGRAM} list.",
     "SANDBOX_WRONG_STATE": f"Why it is so: {PROGRAM} show ID.",
     "JOB_NOT_FOUND": f"Those that there are: {PROGRAM} jobs list.",
     "JOB_WRONG_STATE": f"What became of it: {PROGRAM} jobs show ID.",
@@ -18,6 +18,33 @@ TODO: Final[dict[str, str]] = {
     "INTERNAL_ERROR": "That is a bug of the broker: its log has the traceback under this request.",
 }
 """What to do about the codes of the API, where its own message does not say it."""
+
+
+OPTIONS: Final[dict[str, str]] = {
+    "body.name": "NAME",
+    "body.reason": "--reason",
+    "body.max_live": "--max-live",
+    "body.lease_s": "--lease",
+    "body.max_extension_s": "--max-extension",
+    "body.requests": "--requests",
+    "body.provider.base_url": "--provider-url",
+    "body.provider.secret": "--provider-secret",
+    "body.prefixes": "--prefix",
+    "body.expires_in_days": "--expires-in-days",
+    "query.actor": "--actor",
+    "query.request": "--request",
+    "query.sandbox": "--sandbox",
+    "query.tenant": "--tenant",
+}
+"""What people typed, by where the API found it, in the commands that leave it to the API to check."""
+
+
+def _option_of(where: str) -> str:
+    """
+    >>> [_option_of(where) for where in ("body.prefixes.0", "body.reason", "body.unheard_of")]
+    ['--prefix', '--reason', 'body.unheard_of']
+    """
+    return OPTIONS.get(where) or OPTIONS.get(where.rpartition(".")[0]) or where
 
 
 class CliError(Exception):
@@ -55,7 +82,14 @@ class Refused(CliError):
 
     def __str__(self) -> str:
         todo = TODO.get(self.code)
-        return f"{self.message}{f' {todo}' if todo else ''} ({self.code}, request {self.request_id})"
+        return f"{self._in_options()}{f' {todo}' if todo else ''} ({self.code}, request {self.request_id})"
+
+    def _in_options(self) -> str:
+        """The message; what the API names by its place in the body or query, by the option that it came from."""
+        problems = (self.details or {}).get("problems")
+        if self.code != "INVALID_REQUEST" or not isinstance(problems, list):
+            return self.message
+        return "; ".join(f"{_option_of(str(p['where']))}: {p['why']}" for p in problems)
 
     def envelope(self) -> dict[str, Any]:
         """The API's own body."""

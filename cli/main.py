@@ -4,9 +4,10 @@ import sys
 import traceback
 from io import TextIOWrapper
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import typer
+from typer.core import TyperGroup
 from typer.main import get_command
 
 from broker.version import VERSION
@@ -28,7 +29,7 @@ from cli.commands import (
     tenants,
     validate,
 )
-from cli.errors import PROGRAM, CliError, ReaderGone
+from cli.errors import PROGRAM, CliError, Misused, ReaderGone
 from cli.options import Options
 from cli.show import emit_line, say
 
@@ -58,8 +59,35 @@ Exit codes:
   2  asked for wrongly
 """
 
+
+class Commands(TyperGroup):
+    """Words what typer finds wrong where it could be plainer."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run a command.
+
+        Raises:
+            Misused: a command that acts was given the option of those that show.
+        """
+        try:
+            return super().invoke(ctx)
+        except typer.BadParameter as error:
+            error.message = error.message.removeprefix("Value error, ")
+            raise
+        except Exception as error:
+            if getattr(error, "option_name", None) == "--tenant":  # an unknown option, which has no public class
+                raise Misused(_OWN_ALONE) from None
+            raise
+
+
+_OWN_ALONE: Final = (
+    "This command takes no --tenant: it works on the tenant of the token or key that it is given. "
+    "For another tenant take a key of that tenant; --tenant is for what shows something, and for `keys`."
+)
+
 app = typer.Typer(
     name=PROGRAM,
+    cls=Commands,
     help=HELP,
     no_args_is_help=True,
     rich_markup_mode=None,

@@ -12,6 +12,7 @@ from cli.connection import connection_of
 from cli.show import say
 
 _ID: Final = re.compile(r"(?=.*[A-Za-z0-9_:-])[A-Za-z0-9._:-]{1,128}")
+_TENANT: Final = re.compile(r"(?=.*[A-Za-z0-9_:-])[A-Za-z0-9._:-]{1,64}")
 _REASON_CHARS: Final = (3, 200)
 
 
@@ -56,6 +57,17 @@ def _id(given: str) -> str:
     return given
 
 
+def tenant_name(given: str) -> str:
+    """As the API takes them: those of BROKER_TENANT included, which are spelled more freely than new ones."""
+    if not _TENANT.fullmatch(given):
+        raise typer.BadParameter("a tenant's name has 1 to 64 of the characters A-Z a-z 0-9 . _ : -")
+    return given
+
+
+def _tenant(given: str | None) -> str | None:
+    return None if given is None else tenant_name(given)
+
+
 def _ids(given: list[str]) -> list[str]:
     return list(dict.fromkeys(map(_id, given)))
 
@@ -84,7 +96,19 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Only show what it would
 TenantName = Annotated[
     str | None,
     typer.Option(
-        "--tenant", metavar="NAME", help="Another tenant's: for operators of the default tenant. Else your own."
+        "--tenant",
+        metavar="NAME",
+        callback=_tenant,
+        help="Another tenant's: for operators of the default tenant. Else your own.",
+    ),
+]
+AdminsTenant = Annotated[
+    str | None,
+    typer.Option(
+        "--tenant",
+        metavar="NAME",
+        callback=_tenant,
+        help="Another tenant's: for admins of the default tenant. Else your own.",
     ),
 ]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask. Needed where nobody can answer.")]

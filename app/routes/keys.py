@@ -5,6 +5,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Path, Query, Request, Response, status
 
+from app.access import TENANT
 from app.cursors import MAX_CHARS
 from app.deps import AdminCaller, Core, TenantNamed, body_of, cause_of, note
 from app.key_desk import KeyDesk
@@ -28,7 +29,16 @@ async def desk_of(core: Core) -> KeyDesk:
     return core.key_desk
 
 
+async def whose_of(request: Request, caller: AdminCaller, tenant: TenantNamed) -> str | None:
+    """Whose a key may be that is named by its id; None, anybody's, for the default tenant's admins who name none.
+
+    An id is all that a log says of a leaked key, and it is good for one key of the whole table.
+    """
+    return None if caller.platform and TENANT not in request.query_params else tenant
+
+
 Desk = Annotated[KeyDesk, Depends(desk_of)]
+Whose = Annotated[str | None, Depends(whose_of)]
 KeyId = Annotated[str, Path(pattern=ID_PATTERN, description="Its public part.", examples=["k7m2x9q4w1zb"])]
 _SHOWN_ONCE = "The new key and its token, which is told this once."
 
@@ -76,9 +86,11 @@ async def keys(
     response_model=KeyShownOut,
     responses=answers("The key as it is now.", *_OFF, errors.KeyNotFound),
 )
-async def look(caller: AdminCaller, desk: Desk, tenant: TenantNamed, key_id: KeyId) -> KeyShownOut:
-    """Look at one key."""
-    key, now = await desk.get(tenant, key_id), time.time()
+async def look(request: Request, caller: AdminCaller, desk: Desk, whose: Whose, key_id: KeyId) -> KeyShownOut:
+    """Look at one key. The default tenant's admins find that of any tenant, without naming it."""
+    key, now = await desk.get(whose, key_id), time.time()
+    if key.tenant != caller.tenant:
+        note(request, "looked", of_tenant=key.tenant)
     last = key.state(now) is KeyState.LIVE and await desk.is_last_admin(key)
     return KeyShownOut.of(key, now=now, last_admin=last)
 
@@ -97,15 +109,18 @@ async def rotate(
     response: Response,
     caller: AdminCaller,
     desk: Desk,
-    tenant: TenantNamed,
+    whose: Whose,
     key_id: KeyId,
     wanted: Annotated[RotateIn, body_of(RotateIn)],
 ) -> KeyMadeOut:
-    """Make a key in the place of this one: same name, role and end. Both are good for `overlap_s` seconds."""
-    note(request, "rotate_key", key_id=key_id, of_tenant=tenant)
+    """Make a key in the place of this one: same name, role and end. Both are good for `overlap_s` seconds.
+
+    The default tenant's admins rotate that of any tenant, without naming it.
+    """
+    note(request, "rotate_key", key_id=key_id, of_tenant=whose)
     cause = cause_of(request, caller, Action.ROTATE_KEY)
-    made = await desk.rotate(tenant, key_id, overlap_s=wanted.overlap_s, cause=cause)
-    note(request, "key_rotated", new_key_id=made.key.id)
+    made = await desk.rotate(whose, key_id, overlap_s=wanted.overlap_s, cause=cause)
+    note(request, "key_rotated", new_key_id=made.key.id, of_tenant=made.key.tenant)
     response.headers["Cache-Control"] = "no-store"
     return KeyMadeOut.made(made, await desk.warnings(made.key), now=time.time())
 
@@ -120,15 +135,18 @@ async def revoke(
     request: Request,
     caller: AdminCaller,
     desk: Desk,
-    tenant: TenantNamed,
+    whose: Whose,
     key_id: KeyId,
     said: Annotated[ReasonIn, body_of(ReasonIn)],
 ) -> KeyRevokedOut:
     """End a key: every process refuses it within 10 seconds, and jobs that it asked for are not run.
 
+    The default tenant's admins end that of any tenant, without naming it.
+
     Also the last one that may make keys: `warnings` then says that nobody of the tenant is left who may.
     """
-    note(request, "revoke_key", key_id=key_id, of_tenant=tenant, reason=said.reason)
+    note(request, "revoke_key", key_id=key_id, of_tenant=whose, reason=said.reason)
     cause = cause_of(request, caller, Action.REVOKE_KEY, reason=said.reason)
-    revoked = await desk.revoke(tenant, key_id, cause=cause)
+    revoked = await desk.revoke(whose, key_id, cause=cause)
+    note(request, "revoke_key", of_tenant=revoked.tenant)
     return KeyRevokedOut.of(revoked, now=time.time(), warnings=await desk.warnings(revoked))

@@ -35,6 +35,8 @@ class Event:
     version: int | None = None
     holder: str | None = None
     track: str | None = None
+    expires_at: int | None = None  # of an allocation: when it ends, after the change
+    expires_at_before: int | None = None  # when it was to end, where the change moved that
     reason: str | None = None
     error: str | None = None
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from broker.action import Action
-from broker.sandbox import Sandbox
+from broker.sandbox import Sandbox, State
 from broker.store import table
 from broker.store.client import StoreClient
 
@@ -27,6 +27,13 @@ class Cause:
 def told_to(cause: Cause, tenant: str) -> list[str]:
     """Among whose events a change of something of `tenant` is told: its own, and those of who did it."""
     return list(dict.fromkeys([tenant, cause.tenant or tenant]))
+
+
+def _ended_otherwise(before: Sandbox | None, after: Sandbox) -> int | None:
+    """When an allocation was to end that now ends at another time; None where that is as it was."""
+    if before is None or not before.state is after.state is State.ALLOCATED:
+        return None
+    return before.expires_at if before.expires_at != after.expires_at else None
 
 
 class Events:
@@ -57,6 +64,7 @@ class Events:
             "holder": after.holder,
             "track": after.track,
             "expires_at": after.expires_at,
+            "expires_at_before": _ended_otherwise(before, after),
             "error": after.last_error,
             "gsi2pk": table.history_partition(after.tenant, after.id),
             "gsi2sk": event_id,

@@ -39,14 +39,14 @@ class Keys:
         key = None if item is None else key_from(item)
         return None if key is None or (key.ttl is not None and key.ttl <= now) else key
 
-    async def of(self, tenant: str, key_id: str, *, now: float) -> Key:
-        """One consistent read of a tenant's own key.
+    async def of(self, tenant: str | None, key_id: str, *, now: float) -> Key:
+        """One consistent read of a tenant's own key; None: whosever it is.
 
         Raises:
             KeyNotFound: unknown, or another tenant's.
         """
         key = await self.get(key_id, now=now)
-        if key is None or key.tenant != tenant:
+        if key is None or tenant not in (None, key.tenant):
             raise KeyNotFound
         return key
 
@@ -103,9 +103,9 @@ class Keys:
         return after
 
     async def change(
-        self, tenant: str, key_id: str, edit: Callable[[Key], Key], cause: Cause, *, now: float
+        self, tenant: str | None, key_id: str, edit: Callable[[Key], Key], cause: Cause, *, now: float
     ) -> Key:
-        """Write what `edit` makes of the key, with its event; nothing where it changes nothing.
+        """Write what `edit` makes of the key, with its event; nothing where it changes nothing. Whose: as of().
 
         Raises:
             KeyNotFound: unknown, or another tenant's.

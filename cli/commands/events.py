@@ -6,13 +6,14 @@ from typing import Annotated, Any, Final, Literal, get_args
 import typer
 
 from cli.api import Api, Body
-from cli.errors import Misused
+from cli.errors import PROGRAM, Misused
 from cli.instants import Since, Until
 from cli.options import Json, TenantName, api_of
-from cli.show import emit_json, emit_table, kept, moment, say, wide
+from cli.show import emit_json, emit_table, kept, moment, say, span, wide
 
 PAGE: Final = 1000
 ALLOCATED: Final = "allocated"
+_KEY: Final = "key:"
 Action = Literal[
     "allocate",
     "extend",
@@ -44,6 +45,7 @@ Action = Literal[
     "requeue_job",
     "refuse_job",
     "end_job",
+    "import",
     "set_mode",
     "create_tenant",
     "change_tenant",
@@ -97,6 +99,11 @@ def events(
         return
     columns = [kept("WHEN"), wide("WHAT"), wide("CHANGE"), wide("WHO"), wide("WHY")]
     emit_table(columns, ([moment(e["at"]), _what(e), change_of(e), who(e), why(e)] for e in found["events"]))
+    if not found["events"] and tenant is None and (actor or "").startswith(_KEY):
+        show = f"{PROGRAM} keys show {str(actor).removeprefix(_KEY)}"
+        say(
+            f"None here. Another tenant's key? {show} tells the default tenant's admins whose. Then --tenant NAME."
+        )
     if found["cursor"] is not None:
         say(f"These are the newest {found['count']}: --limit shows more, --until goes on from there.")
 
@@ -118,11 +125,19 @@ def change_of(event: Body) -> str:
     """From what to what. Of things other than sandboxes only what differs."""
     before, after = event["before"], event["after"]
     if not isinstance(after, dict):
-        return f"{before or 'new'} -> {after}"
+        return f"{before or 'new'} -> {after}{_longer(event)}"
     was = before if isinstance(before, dict) else {}
     return ", ".join(
         _differs(name, was.get(name), value) for name, value in after.items() if was.get(name) != value
     )
+
+
+def _longer(event: Body) -> str:
+    """By what an allocation was made to last longer; events of before that was recorded do not say."""
+    until, was = event.get("expires_at"), event.get("expires_at_before")
+    if until is None or was is None:
+        return ""
+    return f", {span(until - was)} longer: until {moment(was)} -> {moment(until)}"
 
 
 def _differs(name: str, was: Any, value: Any) -> str:

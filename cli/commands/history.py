@@ -15,6 +15,7 @@ from cli.show import emit_json, emit_line, emit_table, kept, moment, wide
 
 KEPT_S: Final = 30 * 24 * 3600
 """How long the broker remembers events."""
+_BY_ID: Final = f"A sandbox goes by its id, not by its name: {PROGRAM} list shows both."
 NOT_YET: Final = "unknown to the broker"
 
 
@@ -46,7 +47,7 @@ def history(
         emit_json(asdict(held)) if as_json else emit_line(held.sentence())
         return
     if not found["events"]:
-        raise CliError(f"Nothing is recorded of {sandbox_id} in the last 30 days. Is there one? {PROGRAM} list")
+        raise CliError(f"Nothing is recorded of {sandbox_id} in the last 30 days. {_BY_ID}")
     if as_json:
         emit_json(found)
         return
@@ -67,13 +68,21 @@ class Held:
     since: int | None  # when that began; None: before what is recorded
     until: int | None  # when it ended; None: it has not
     last_holder: str | None  # who held it before that, where nobody did
+    next_holder: str | None  # who was given it next, where nobody held it
+    next_since: int | None
 
     def sentence(self) -> str:
         begun = f" since {moment(self.since)}" if self.since else ""
         over = f", until {moment(self.until)}" if self.until else ", and still is"
         if self.holder is None:
             last = f"; the last who did was {self.last_holder}" if self.last_holder else ""
-            return f"Nobody held {self.sandbox_id} at {moment(self.at)}: it was {self.state}{begun}{over}{last}."
+            next_ = (
+                f"; the next who did is {self.next_holder}, from {moment(self.next_since)}"
+                if self.next_since
+                else ""
+            )
+            then = f"{self.sandbox_id} at {moment(self.at)}: it was {self.state}"
+            return f"Nobody held {then}{begun}{over}{last}{next_}."
         begun = begun or " since before what is kept"
         return f"{self.sandbox_id} was held by {self.holder} at {moment(self.at)}:{begun}{over}."
 
@@ -95,13 +104,22 @@ def _held(api: Api, sandbox_id: str, events: list[Body], *, at: int, now: int, t
         state = str(told["status"])
     began = next((e["at"] for e in reversed(earlier) if e["before"] != state), told.get("since"))
     ended = next((e["at"] for e in later if e["after"] != state), None)
-    holder = last = None
+    holder = last = given = None
     if state == ALLOCATED:
         holder = student_of(told)
     else:
         last = next((student_of(e) for e in reversed(earlier) if e["before"] == ALLOCATED), None)
+        given = next((e for e in later if e["after"] == ALLOCATED), None)
     return Held(
-        sandbox_id=sandbox_id, at=at, state=state, holder=holder, since=began, until=ended, last_holder=last
+        sandbox_id=sandbox_id,
+        at=at,
+        state=state,
+        holder=holder,
+        since=began,
+        until=ended,
+        last_holder=last,
+        next_holder=None if given is None else student_of(given),
+        next_since=None if given is None else given["at"],
     )
 
 
@@ -117,5 +135,5 @@ def _present(api: Api, sandbox_id: str, at: int, tenant: str | None) -> Body:
             return sandbox
     raise CliError(
         f"Who held {sandbox_id} at {moment(at)} is not known: nothing is recorded of it then. "
-        f"Events are kept for 30 days: {PROGRAM} history {sandbox_id}"
+        f"Events are kept for 30 days: {PROGRAM} history {sandbox_id}. {_BY_ID}"
     )

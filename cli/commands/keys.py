@@ -8,7 +8,7 @@ from rich.text import Text
 
 from cli.api import Api, Body
 from cli.errors import PROGRAM, Misused
-from cli.options import Json, KeyId, Reason, TenantName, Yes, api_of
+from cli.options import AdminsTenant, Json, KeyId, Reason, Yes, api_of
 from cli.show import (
     agreed,
     emit_facts,
@@ -48,7 +48,7 @@ def list_keys(
     limit: Annotated[
         int, typer.Option("--limit", min=1, max=200, metavar="ROWS", help="How many at the most.")
     ] = 50,
-    tenant: TenantName = None,
+    tenant: AdminsTenant = None,
     as_json: Json = False,
 ) -> None:
     """List keys, the newest first. No secret is in it: nobody can be told one twice.
@@ -75,8 +75,10 @@ def list_keys(
 
 
 @app.command()
-def show(context: typer.Context, key_id: KeyId, tenant: TenantName = None, as_json: Json = False) -> None:
+def show(context: typer.Context, key_id: KeyId, tenant: AdminsTenant = None, as_json: Json = False) -> None:
     """Show one key: whose it is, who made it, when it was last used, why it ended.
+
+    An admin of the default tenant finds a key of any tenant by its id alone.
 
     \b
     Examples:
@@ -95,7 +97,7 @@ def create(
         int | None,
         typer.Option("--expires-in-days", min=1, max=3650, metavar="DAYS", help="It ends by itself. Else never."),
     ] = None,
-    tenant: TenantName = None,
+    tenant: AdminsTenant = None,
     as_json: Json = False,
 ) -> None:
     """Make a key. Its token is printed this once.
@@ -123,13 +125,13 @@ def rotate(
             help="So long the old token is good, too: 0 to 7 days.",
         ),
     ] = 3600,
-    tenant: TenantName = None,
+    tenant: AdminsTenant = None,
     yes: Yes = False,
     as_json: Json = False,
 ) -> None:
     """Make a key in the place of another: same name, role and end. The new token is printed this once.
 
-    Asks first where it is the last admin key of its tenant.
+    Asks first where it is the last admin key of its tenant. Whose it may be: as for `keys show`.
 
     \b
     Examples:
@@ -149,13 +151,13 @@ def revoke(
     context: typer.Context,
     key_id: KeyId,
     reason: Reason,
-    tenant: TenantName = None,
+    tenant: AdminsTenant = None,
     yes: Yes = False,
     as_json: Json = False,
 ) -> None:
     """End a key. Every process refuses it within 10 seconds; its waiting jobs are not run.
 
-    Asks first where it is the last admin key of its tenant.
+    Asks first where it is the last admin key of its tenant. Whose it may be: as for `keys show`.
 
     \b
     Examples:
@@ -169,7 +171,8 @@ def revoke(
     if as_json:
         emit_json(key)
     else:
-        emit_line(f"{key_id} ({key['name']}) revoked, everywhere within 10 s")
+        emit_line(f"{key_id} ({key['name']}) of {key['tenant']} revoked, everywhere within 10 s")
+        say(f"What it did: {PROGRAM} events --actor key:{key_id} --since 2d --tenant {key['tenant']}")
 
 
 def _ask_of_the_last(api: Api, key_id: str, tenant: str | None, who: str) -> None:

@@ -8,7 +8,7 @@ import typer
 from cli.api import Api, Body
 from cli.commands.pools import by_whom
 from cli.errors import PROGRAM
-from cli.options import Json, Reason, api_of
+from cli.options import Json, Reason, api_of, tenant_name
 from cli.show import (
     emit_facts,
     emit_json,
@@ -26,17 +26,17 @@ from cli.show import (
 
 app = typer.Typer(no_args_is_help=True)
 
-_NAME: Final = re.compile(r"(?=.*[A-Za-z0-9_:-])[A-Za-z0-9._:-]{1,64}")
+_NEW_NAME: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _SPAN: Final = re.compile(r"(\d+(?:\.\d+)?)(s|m|h|d)")
 _SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 24 * 3600}
 DEFAULT: Final = "default"
 PAGE: Final = 1000
 
 
-def _name(given: str) -> str:
-    """`..` would lead to another route."""
-    if not _NAME.fullmatch(given):
-        raise typer.BadParameter("a tenant's name has 1 to 63 of the characters a-z 0-9 -")
+def _new_name(given: str) -> str:
+    """In the API's words."""
+    if not _NEW_NAME.fullmatch(given):
+        raise typer.BadParameter("expected: 1 to 63 of the characters a-z 0-9 -, a letter or digit first")
     return given
 
 
@@ -60,7 +60,8 @@ def _count(given: str | None) -> int | str | None:
     return int(str(given))
 
 
-Name = Annotated[str, typer.Argument(metavar="TENANT", callback=_name, help="Its name.")]
+Name = Annotated[str, typer.Argument(metavar="TENANT", callback=tenant_name, help="Its name.")]
+NewName = Annotated[str, typer.Argument(metavar="TENANT", callback=_new_name, help="Its name: a-z 0-9 -.")]
 MaxLive = Annotated[
     str | None,
     typer.Option("--max-live", metavar="N", callback=_count, help="Sandboxes held at once; `default`: no limit."),
@@ -85,7 +86,9 @@ ProviderUrl = Annotated[
 ]
 ProviderSecret = Annotated[
     str | None,
-    typer.Option("--provider-secret", metavar="NAME", help="Where the token is kept, in Secrets Manager."),
+    typer.Option(
+        "--provider-secret", metavar="NAME", help="Its token: a name in Secrets Manager, or env:CSP_API_TOKEN_…"
+    ),
 ]
 Prefixes = Annotated[
     list[str] | None,
@@ -123,7 +126,7 @@ def show(context: typer.Context, tenant: Name, as_json: Json = False) -> None:
 @app.command()
 def create(
     context: typer.Context,
-    tenant: Name,
+    tenant: NewName,
     reason: Reason,
     max_live: MaxLive = None,
     lease: Lease = None,

@@ -102,6 +102,7 @@ class Mutation:
     reason: str | None = WHY
     holder: str | None = None
     track: str | None = None
+    longer_s: int | None = None  # so much later ends the allocation than it was to
     again: int = 0
 
 
@@ -192,7 +193,7 @@ MUTATIONS: dict[tuple[str, str], list[Mutation]] = {
     ("POST", "/v1/sandboxes/{sandbox_id}/extend"): [
         Mutation(
             prepare=allocated_before, path={"sandbox_id": ID}, action="extend",
-            before="allocated", after="allocated", again=0,
+            before="allocated", after="allocated", longer_s=3 * 3600, again=0,
             **BY_STUDENT | {"body": {"generation": None, "for_s": 7 * 3600}},
         )
     ],
@@ -308,6 +309,12 @@ async def test_each_mutation_leaves_exactly_its_event(
     subject = mutation.subject and mutation.subject.format(**answer.json())
     assert (event.sandbox_id, event.subject) == (mutation.sandbox_id, subject)
     assert isinstance(event.version, int)
+    if mutation.longer_s is None:
+        assert event.expires_at_before is None
+    else:
+        assert event.expires_at is not None
+        assert event.expires_at_before is not None
+        assert abs(event.expires_at - event.expires_at_before - mutation.longer_s) < 60
 
 
 @pytest.mark.parametrize(("method", "path", "mutation"), CASES)

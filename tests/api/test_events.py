@@ -67,6 +67,7 @@ async def test_a_life_is_told_by_one_query_newest_first(api: Api) -> None:
     assert set(history[0]) == {
         "event_id", "at", "actor", "actor_name", "action", "sandbox_id", "subject", "subject_name", "before",
         "after", "version", "holder", "track", "reason", "error", "request_id",
+        "expires_at", "expires_at_before",
     }  # fmt: skip
 
 

@@ -226,7 +226,10 @@ async def test_the_platform_sees_of_a_tenant_what_that_sees_of_itself_and_nothin
     assert (seen.status_code, own.status_code) == (200, 200)
     assert steady(seen) == steady(own) == steady(named_themselves)
     if path not in ("/v1/admin/reconciliation", "/v1/admin/worker"):  # there is no worker here
-        assert steady(ours) != steady(seen)
+        if "{key_id}" in path:  # an id is all that is known of a leaked key: the platform finds whose it is
+            assert steady(ours) == steady(seen)
+        else:
+            assert steady(ours) != steady(seen)
 
 
 def steady(answer: httpx.Response) -> Any:

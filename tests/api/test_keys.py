@@ -225,7 +225,8 @@ async def test_a_platform_admin_names_the_tenant(api: Api) -> None:
     made = await create(api, platform, tenant="north", role="operator")
 
     assert made["tenant"] == "north"
-    assert refusal(await api.http.get(f"{KEYS}/{made['id']}", headers=platform)) == UNKNOWN
+    own = await api.http.get(f"{KEYS}/{made['id']}", headers=platform, params={"tenant": "acme"})
+    assert refusal(own) == UNKNOWN
     shown = await api.http.get(f"{KEYS}/{made['id']}", headers=platform, params={"tenant": "north"})
     assert shown.status_code == 200
     assert refusal(await post(api, "", {"name": "x", "role": "track"}, platform, tenant="nowhere")) == (
@@ -362,3 +363,23 @@ async def test_the_last_admin_key_of_a_tenant_is_known_as_such_and_its_end_is_wa
 
     assert not await last(ours), "the default tenant has its bootstrap token"
     assert (await post(f"{ours}/revoke", {"reason": "a test"}))["warnings"] == []
+
+
+async def test_the_platform_s_admin_finds_rotates_and_revokes_a_key_of_any_tenant_by_its_id_alone(
+    api: Api,
+) -> None:
+    """An id is all that a log line, or a scanner of repositories, says of a leaked key."""
+    await a_tenant(api, "north")
+    first, second = [(await made_key(api, "north", Role.VIEWER)).key.id for _ in range(2)]
+
+    shown = await api.admin(f"/keys/{first}")
+    rotated = await api.http.post(f"{KEYS}/{first}/rotate", headers=ADMIN, json={"overlap_s": 0})
+    revoked = await api.http.post(f"{KEYS}/{second}/revoke", headers=ADMIN, json={"reason": "INC-4711"})
+    own_alone = [await api.admin(f"/keys/{second}", tenant="acme"), await api.admin("/keys/zzzzzzzzzzzz")]
+
+    assert (shown.status_code, shown.json()["tenant"]) == (200, "north")
+    assert (rotated.status_code, rotated.json()["tenant"]) == (201, "north")
+    assert (revoked.status_code, revoked.json()["tenant"]) == (200, "north")
+    assert {refusal(answer) for answer in own_alone} == {(404, "KEY_NOT_FOUND")}
+    events = (await api.admin("/events", tenant="north")).json()["events"]
+    assert {"rotate_key", "revoke_key"} <= {event["action"] for event in events}, "north is told what was done"

@@ -8,6 +8,7 @@ import pytest
 
 from broker.logs import JsonFormatter
 from broker.masking import Masker
+from tests.api.keys import a_tenant, made_key
 from tests.api.service import ADMIN, API_TOKEN, TRACK, Api, error_of
 
 
@@ -145,3 +146,16 @@ async def test_who_hangs_up_before_the_whole_request_is_there_is_no_crash_of_our
     assert [(line["status"], line["outcome"]) for line in lines()][1:] == [(400, "CLIENT_GONE")]
     assert not [series for series in await api.metrics() if 'status="5' in series]
     assert (await api.view(held, "s-1")).json()["status"] == "allocated"
+
+
+async def test_a_key_that_is_found_by_its_id_says_in_the_log_whose_it_is(api: Api, lines: Any) -> None:
+    await a_tenant(api, "north")
+    key_id = (await made_key(api, "north")).key.id
+
+    await api.admin(f"/keys/{key_id}")
+    await api.http.post(f"/v1/admin/keys/{key_id}/revoke", headers=ADMIN, json={"reason": "INC-4711"})
+
+    assert [(line["outcome"], line["of_tenant"]) for line in lines()] == [
+        ("looked", "north"),
+        ("revoke_key", "north"),
+    ]

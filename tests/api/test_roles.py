@@ -222,7 +222,13 @@ async def test_only_the_platform_names_another_tenant_and_only_where_the_table_s
     for caller, headers in CALLERS.items():
         answers = [
             await api.http.request(method, f"{concrete}?{named}", headers=headers)
-            for named in ("tenant=north", "tenant=nobody", "tenant=../x", "tenant=acme&tenant=north")
+            for named in (
+                "tenant=north",
+                "tenant=nobody",
+                "tenant=../x",
+                "tenant=acme&tenant=north",
+                "tenant=north&tenant=north",
+            )
         ]
         if expected := REFUSALS.get((caller, ROUTES[method, path])):
             assert {refusal(answer) for answer in answers} == {expected}, caller
@@ -234,12 +240,21 @@ async def test_only_the_platform_names_another_tenant_and_only_where_the_table_s
             assert len({answer.json()["error"]["message"] for answer in answers}) == 1
         else:
             assert refusal(answers[1]) == (404, "TENANT_NOT_FOUND"), caller
-            assert refusal(answers[2]) == (400, "INVALID_REQUEST")
+            assert {refusal(answer) for answer in answers[2:]} == {(400, "INVALID_REQUEST")}
+            for answer in answers[3:]:
+                assert "query.tenant: comes more than once" in answer.json()["error"]["message"]
             assert answers[0].status_code not in (401, 403)
 
 
+async def test_an_admin_who_says_a_filter_twice_is_refused_as_one_would_be_lost(api: Api) -> None:
+    for query in ("?limit=1&limit=2", "?cursor=a&limit=1&limit=1"):
+        answer = await api.http.get(f"/v1/admin/keys{query}", headers=CALLERS["admin"])
+        assert refusal(answer) == (400, "INVALID_REQUEST")
+        assert "query.limit: comes more than once" in answer.json()["error"]["message"]
+
+
 async def test_a_script_in_the_field_may_send_what_it_likes(api: Api) -> None:
-    answer = await api.http.post("/v1/allocate?x=1&tenant=north", headers=TRACK | {"X-Track-ID": "s"})
+    answer = await api.http.post("/v1/allocate?x=1&x=2&tenant=north", headers=TRACK | {"X-Track-ID": "s"})
 
     assert refusal(answer) == (409, "NO_SANDBOXES_AVAILABLE")
 

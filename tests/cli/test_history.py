@@ -81,10 +81,11 @@ OVER = (
     "Nobody held {id} at {at}: it was pending_deletion since {2}, until {3}; "
     "the last who did was student-1 of lab-101."
 )
+GIVEN = "; the next who did is student-1 of lab-101, from {1}"
 STORIES = {
-    "before it was known": (-1, "Nobody held {id} at {at}: it was unknown to the broker, until {0}."),
-    "in the pool": (0, "Nobody held {id} at {at}: it was available since {0}, until {1}."),
-    "a second before": (HOUR - 1, "Nobody held {id} at {at}: it was available since {0}, until {1}."),
+    "before it was known": (-1, "Nobody held {id} at {at}: it was unknown to the broker, until {0}{next}."),
+    "in the pool": (0, "Nobody held {id} at {at}: it was available since {0}, until {1}{next}."),
+    "a second before": (HOUR - 1, "Nobody held {id} at {at}: it was available since {0}, until {1}{next}."),
     "in the very second": (HOUR, HELD),
     "while it was held": (HOUR + 999, HELD),
     "in the last second": (2 * HOUR - 1, HELD),
@@ -108,7 +109,9 @@ async def test_who_held_it_then_is_one_sentence(shell: Shell, api: Api, start: i
     times = [moment(start + n * HOUR) for n in range(4)]
     for done, (story, (after, sentence)) in zip(answers, STORIES.items(), strict=True):
         assert (done.code, done.err) == (0, ""), story
-        assert done.out == sentence.format(*times, id=ID, at=moment(start + after)) + "\n", story
+        assert (
+            done.out == sentence.format(*times, next=GIVEN.format(*times), id=ID, at=moment(start + after)) + "\n"
+        ), story
 
 
 async def test_who_still_holds_it_is_told_so_and_as_json(shell: Shell, api: Api, start: int) -> None:
@@ -123,7 +126,7 @@ async def test_who_still_holds_it_is_told_so_and_as_json(shell: Shell, api: Api,
     )
     assert as_json.json == {
         "sandbox_id": ID, "at": int(at), "state": "allocated", "holder": "student-1 of lab-101",
-        "since": start + HOUR, "until": None, "last_holder": None,
+        "since": start + HOUR, "until": None, "last_holder": None, "next_holder": None, "next_since": None,
     }  # fmt: skip
 
 
@@ -169,6 +172,8 @@ async def test_what_nobody_ever_heard_of_is_1_and_a_sentence(shell: Shell, api: 
     assert (life.code, life.out, then.code, then.out) == (1, "", 1, "")
     assert "Nothing is recorded of unheard-of in the last 30 days." in life.err
     assert "Who held unheard-of at " in then.err
+    for done in (life, then):
+        assert "A sandbox goes by its id, not by its name: sandbox-broker list shows both." in done.err
 
 
 async def test_a_sandbox_that_was_removed_keeps_its_story(shell: Shell, api: Api, start: int) -> None:
@@ -250,7 +255,7 @@ async def test_on_a_terminal_it_fits_80_columns_and_obeys_nobody(shell: Shell, a
         ["events", "--limit", "0"],
         ["history"],
         ["history", ".."],
-        ["history", ID, "--at", "10:04"],
+        ["history", ID, "--at", "10:60"],
         ["history", ID, "--at", "4000-01-01"],
         ["history", ID, "--at", "99999999999"],
     ],
@@ -319,3 +324,35 @@ async def test_a_key_goes_by_its_name_too(shell: Shell, api: Api) -> None:
     done = await shell.run("events", "--action", "revoke_key", "--since", "1h")
 
     assert f"{key.credential} 'a test's'" in done.out
+
+
+async def test_who_was_given_it_after_the_minute_that_was_asked_for_is_told(
+    shell: Shell, api: Api, start: int
+) -> None:
+    """10:04 is its first second: the student may have come in its eleventh."""
+    await a_life(api, start, until="held")
+    at = start + HOUR - 11
+
+    told, as_json = await shell.run_each(
+        ["history", ID, "--at", str(at)], ["history", ID, "--at", str(at), "--json"]
+    )
+
+    assert told.out.endswith(f"; the next who did is student-1 of lab-101, from {moment(start + HOUR)}.\n")
+    assert (as_json.json["next_holder"], as_json.json["next_since"]) == ("student-1 of lab-101", start + HOUR)
+
+
+async def test_who_extended_it_by_how_much_is_told(shell: Shell, api: Api, start: int) -> None:
+    await a_life(api, start, until="held")
+    held = await api.core.operations.look("acme", ID)
+    until = (held.expires_at or 0) + 90 * 60
+    extend = by("key:aaaabbbbcccc", "extend")
+    await api.core.sandboxes.extend(held, held.extend(until=until), extend, now=start + 2 * HOUR)
+
+    life, as_json = await shell.run_each(["history", ID], ["events", "--sandbox", ID, "--json"])
+
+    last = " ".join(life.out.splitlines()[-1].split())
+    change = f"allocated -> allocated, 1h30m longer: until {moment(held.expires_at)} -> {moment(until)}"
+    assert change in last
+    assert "key:aaaabbbbcccc (extend)" in last
+    newest = as_json.json["events"][0]
+    assert (newest["expires_at_before"], newest["expires_at"]) == (held.expires_at, until)

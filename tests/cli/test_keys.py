@@ -45,7 +45,7 @@ async def test_a_key_is_shown_rotated_and_revoked(shell: Shell, api: Api) -> Non
     successor = Token.parse(rotated.out.strip().encode())
     assert successor is not None
     assert f"{key.id} is good for 600 s more" in rotated.err
-    assert (revoked.code, revoked.out) == (0, f"{key.id} (a test's) revoked, everywhere within 10 s\n")
+    assert (revoked.code, revoked.out) == (0, f"{key.id} (a test's) of acme revoked, everywhere within 10 s\n")
     for words in (key.id, "track", "revoked", "INC-4712: it leaked", successor.id, "bootstrap-admin"):
         assert words in shown.out
     assert (again.code, again.out) == (1, "")
@@ -64,7 +64,8 @@ async def test_what_goes_wrong_is_a_sentence(shell: Shell) -> None:
     assert (unknown.code, "KEY_NOT_FOUND" in unknown.err) == (1, True)
     assert (nowhere.code, "TENANT_NOT_FOUND" in nowhere.err) == (1, True)
     assert (reason.code, "--reason" in reason.err) == (2, True)
-    assert (role.code, "is not one of" in role.err) == (2, True)
+    assert (role.code, "'--role': 'root' is not one of" in role.err) == (2, True)
+    assert "sandbox-broker keys list" in unknown.err
 
 
 async def test_where_keys_are_off_it_says_what_to_set(ministack: str, table_name: str) -> None:
@@ -101,3 +102,23 @@ async def test_the_last_admin_key_of_a_tenant_is_not_ended_without_a_yes(shell: 
     revoked = await shell.run("keys", "revoke", new, *WHY, *named, "--yes")
     assert "Warning: tenant north has no other admin key" in rotated.err
     assert "Warning: tenant north has no admin key now" in revoked.err
+
+
+async def test_whose_a_leaked_key_is_what_it_did_and_its_end_need_no_more_than_its_id(
+    shell: Shell, api: Api
+) -> None:
+    await a_tenant(api, "north")
+    leaked = await made_key(api, "north", Role.ADMIN)
+    await made_key(api, "north", Role.ADMIN)
+    key = leaked.key
+    await shell.run("keys", "create", "a back door", "--role", "admin", BROKER_ADMIN_TOKEN=leaked.token)
+
+    nothing, shown = await shell.run_each(["events", "--actor", key.credential], ["keys", "show", key.id])
+    revoked = await shell.run("keys", "revoke", key.id, *WHY)
+    did = await shell.run(*revoked.err.partition("What it did: sandbox-broker ")[2].split())
+
+    assert f"keys show {key.id}" in nothing.err
+    assert "--tenant NAME" in nothing.err
+    assert ["tenant", "north"] in [row[:2] for row in shown.rows]
+    assert revoked.out == f"{key.id} (a test's) of north revoked, everywhere within 10 s\n"
+    assert "a back door" in did.out

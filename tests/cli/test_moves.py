@@ -148,4 +148,4 @@ async def test_many_ids_wait_their_turn_where_the_api_limits_requests(ministack:
 
     assert done.code == 0, done.err
     assert [row[1] for row in done.rows[1:]] == ["pending_deletion"] * 8
-    assert "Too many requests for this credential (limit 3 per 2 second). Going on in" in done.err
+    assert "Too many requests for this credential (limit 3 per 2 seconds). Going on in" in done.err

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
+from app.spelling import IN_WORDS, NEW_TENANT_PATTERN
 from broker.role import Role
 from tests.api.keys import a_tenant, made_key
 from tests.api.service import Api
@@ -61,7 +62,9 @@ async def test_a_pool_is_drained_listed_and_opened(shell: Shell, api: Api) -> No
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["create", "../x", *WHY], "a-z 0-9 -"),
+        (["create", "../x", *WHY], "a-z 0-9 -, a letter or digit first"),
+        (["create", "North", *WHY], "a-z 0-9 -, a letter or digit first"),
+        (["show", "../x"], "a tenant's name has"),
         (["create", "north", "--lease", "soon", *WHY], "90m, 4h or 2d"),
         (["create", "north", "--max-live", "-1", *WHY], "whole number"),
         (["create", "north", "--provider-url", "https://x", *WHY], "go together"),
@@ -78,6 +81,47 @@ def test_what_is_asked_for_wrongly_is_said_before_the_api_is_called(
     assert says in " ".join(done.err.split())
 
 
+def test_a_new_tenant_s_name_is_refused_in_the_words_of_the_api(misused: Callable[..., Done]) -> None:
+    done = misused("tenants", "create", "North", *WHY)
+
+    assert IN_WORDS[NEW_TENANT_PATTERN] in " ".join(done.err.split())
+
+
+@pytest.mark.parametrize("command", [["status"], ["list"], ["keys", "list"]], ids=" ".join)
+def test_what_can_be_no_tenant_s_name_is_told_once_and_not_asked_for(
+    misused: Callable[..., Done], command: list[str]
+) -> None:
+    done = misused(*command, "--tenant", "../x")
+
+    assert done.code == 2
+    assert " ".join(done.err.split()).count("a tenant's name has 1 to 64 of the characters") == 1
+
+
+@pytest.mark.parametrize(
+    "command", [["sync"], ["quarantine", ID, *WHY], ["pools", "drain", "", *WHY]], ids=" ".join
+)
+def test_what_acts_on_the_token_s_own_tenant_alone_says_so(
+    misused: Callable[..., Done], command: list[str]
+) -> None:
+    done = misused(*command, "--tenant", "north")
+
+    assert (done.code, done.out) == (2, "")
+    assert "take a key of that tenant" in " ".join(done.err.split())
+
+
+async def test_what_the_api_refuses_of_an_option_is_told_by_the_option(shell: Shell) -> None:
+    secret, prefix, requests = await shell.run_each(
+        ["tenants", "create", "north", "--provider-url", "https://x", "--provider-secret", "a b", *WHY],
+        ["tenants", "create", "north", "--prefix", "lab 7", *WHY],
+        ["tenants", "create", "north", "--requests", "many", *WHY],
+    )
+
+    for done, option in ((secret, "--provider-secret"), (prefix, "--prefix"), (requests, "--requests")):
+        assert done.code == 1
+        assert done.err.startswith(f"sandbox-broker: {option}: expected: ")
+        assert "body." not in done.err
+
+
 async def test_what_the_api_refuses_is_told_as_it_said_it(shell: Shell) -> None:
     await shell.run("tenants", "create", "north", *WHY)
     again, unknown = await shell.run_each(
@@ -86,6 +130,7 @@ async def test_what_the_api_refuses_is_told_as_it_said_it(shell: Shell) -> None:
 
     assert (again.code, unknown.code) == (1, 1)
     assert "TENANT_EXISTS" in again.err
+    assert "Operators of the default tenant see which there are" in unknown.err
     assert "TENANT_NOT_FOUND" in unknown.err
 
 

@@ -164,3 +164,13 @@ def test_an_operator_has_the_ceiling_alone() -> None:
     passed = [limits.check(operator, student=None, address="203.0.113.7").refused is None for _ in range(6)]
 
     assert passed == [True] * 5 + [False]
+
+
+def test_a_refusal_says_the_limit_in_good_english() -> None:
+    limits = RateLimits(per_student="1/10 seconds", per_credential="1/10 seconds", per_address="1/10 seconds")
+    limits.check(None, student=None, address="203.0.113.7")
+
+    refused = limits.check(None, student=None, address="203.0.113.7").refused
+
+    assert refused is not None
+    assert "(limit 1 per 10 seconds)" in refused.message
