@@ -21,6 +21,7 @@ from cli.commands import (
     moves,
     pools,
     reconcile,
+    restored,
     sandboxes,
     status,
     table,
@@ -114,6 +115,7 @@ app.command("force-release")(moves.force_release)
 app.command("abandon")(moves.abandon)
 app.command("bulk")(bulk.bulk)
 app.command("bulk-delete")(bulk.bulk_delete)
+app.add_typer(restored.app, name="restored", help="After a restore of the table: hold, sync, clear.")
 app.command("create-table")(table.create_table)
 
 
