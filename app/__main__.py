@@ -1,7 +1,7 @@
-"""`python -m app` runs the API."""
+"""`python -m app` runs the API under its supervisor; `python -m app.main` runs it bare."""
 
 import sys
 
-from app.main import main
+from broker.supervisor import supervise
 
-sys.exit(main())
+sys.exit(supervise("app", process="api"))

@@ -62,11 +62,13 @@ async def parts_of(request: Request) -> Parts:
     """The process's parts.
 
     Raises:
-        NotReady: it is still booting.
+        NotReady: it is still booting, or about to end.
     """
     parts: Parts | None = request.app.state.parts
     if parts is None:
         raise NotReady("booting")
+    if request.scope["state"]["late"]:  # by when it came: what was in flight is finished
+        raise NotReady("ending this process, others serve", retry_after_s=1)
     return parts
 
 

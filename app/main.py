@@ -3,13 +3,12 @@
 import asyncio
 import logging
 import signal
+import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from types import FrameType
 from typing import Final
 
-import uvicorn
 from fastapi import Depends, FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
@@ -31,11 +30,12 @@ from app.limits import RateLimitMiddleware, RateLimits
 from app.middleware import AdminAlias, Crashes, Deadlines, InputLimits, RequestContext
 from app.openapi import DocumentedApi
 from app.pool_gauges import PoolGauges
-from app.protocol import BoundedProtocol
 from app.readiness import Readiness
 from app.routes import admin, events, holders, jobs, keys, operations, ops, sandboxes, tenants
+from app.server import DrainingServer, config_of
 from app.tenant_desk import TenantDesk
-from broker import logs
+from broker import exits, logs
+from broker.boot import Boot
 from broker.errors import BrokerError, ForeignTable, StoreThrottled, StoreUnavailable
 from broker.key import Peppers
 from broker.loop_health import watch_loop
@@ -43,36 +43,36 @@ from broker.metrics import Metrics
 from broker.process import begin, port_is_free
 from broker.role import Role
 from broker.selection import Selector
-from broker.settings import EXIT_CONFIG, ApiSettings
+from broker.settings import ApiSettings
+from broker.store.allowed import Guard
 from broker.version import VERSION
 from broker.wiring import Broker, open_broker
 
 log = logging.getLogger("app")
 
 RETRY_BOOT_S: Final = 1.0
-KEEP_ALIVE_S: Final = 75
-"""Longer than a load balancer keeps its own side open (ALB: 60 s), or it would send into a closing connection."""
-EXIT_CRASH: Final = 1
 
 
 def create_app(
     settings: ApiSettings,
+    boot: Boot | None = None,
     *,
     clock: Callable[[], float] = time.time,
     monotonic: Callable[[], float] = time.monotonic,
 ) -> FastAPI:
     """The whole application. Its store is opened by the lifespan. The clocks tell how old is what it knows."""
     metrics = Metrics(of_worker=False)
+    boot = boot or Boot()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
-            boot = asyncio.create_task(_boot(app, settings, metrics, stack))
+            booting = asyncio.create_task(_boot(app, settings, boot, metrics, stack))
             watch = asyncio.create_task(watch_loop(metrics))
             try:
                 yield
             finally:
-                for task in (boot, watch):
+                for task in (booting, watch):
                     task.cancel()
                     with suppress(asyncio.CancelledError):
                         await task
@@ -93,6 +93,7 @@ def create_app(
     app.state.settings = settings
     app.state.metrics = metrics
     app.state.readiness = Readiness()
+    app.state.guard = Guard(settings.process, table_name=settings.table_name)
     app.state.parts = None
     app.state.exit_code = 0
     app.state.peppers = Peppers(settings.peppers) if settings.peppers else None
@@ -148,21 +149,27 @@ def _add_middleware(app: FastAPI, settings: ApiSettings, metrics: Metrics) -> No
     app.add_middleware(InputLimits)
     app.add_middleware(Crashes)
     app.add_middleware(Cors, origins=settings.cors_origins)
-    app.add_middleware(RequestContext, metrics=metrics)
+    app.add_middleware(RequestContext, metrics=metrics, readiness=app.state.readiness)
 
 
-async def _boot(app: FastAPI, settings: ApiSettings, metrics: Metrics, stack: AsyncExitStack) -> None:
+async def _boot(app: FastAPI, settings: ApiSettings, boot: Boot, metrics: Metrics, stack: AsyncExitStack) -> None:
     """Open the store and build what stands on it; what cannot get better by waiting ends the process."""
     try:
-        broker = await _opened(settings, metrics, stack)
+        async with asyncio.timeout(boot.left_s(settings)) as limit:
+            broker = await _opened(settings, boot, metrics, stack, app.state.guard)
     except ForeignTable as error:
         log.error("this table is not the broker's", extra={"why": str(error)})  # noqa: TRY400
-        _give_up(app, EXIT_CONFIG)
+        _give_up(app, exits.CONFIG)
         return
     except Exception:
-        log.exception("boot failed")
-        _give_up(app, EXIT_CRASH)
+        if limit.expired():
+            boot.gave_up()
+            _give_up(app, exits.UNAVAILABLE)
+        else:
+            log.exception("boot failed")
+            _give_up(app, exits.CRASH)
         return
+    boot.phase("parts")
     cursors = Cursors(settings.admin_token.get_secret_value())
     app.state.parts = Parts(
         broker=broker,
@@ -178,7 +185,7 @@ async def _boot(app: FastAPI, settings: ApiSettings, metrics: Metrics, stack: As
     app.state.key_ring.open(broker.keys)
     app.state.ceilings.open(broker.tenants)
     app.state.readiness.booted(broker.client, broker.modes)
-    log.info("ready", extra={"version": VERSION, "tenant": settings.tenant})
+    await boot.ready(settings, metrics, broker.boots)
 
 
 def _key_desk(app: FastAPI, broker: Broker, cursors: Cursors) -> KeyDesk | None:
@@ -194,20 +201,25 @@ def _key_desk(app: FastAPI, broker: Broker, cursors: Cursors) -> KeyDesk | None:
     )
 
 
-async def _opened(settings: ApiSettings, metrics: Metrics, stack: AsyncExitStack) -> Broker:
-    """The core over its store. An outage is waited out."""
+async def _opened(
+    settings: ApiSettings, boot: Boot, metrics: Metrics, stack: AsyncExitStack, guard: Guard
+) -> Broker:
+    """The core over its store. An outage is waited out, for as long as a boot may take."""
     while True:
         try:
             return await stack.enter_async_context(
                 open_broker(
                     settings,
                     metrics=metrics,
+                    boot=boot,
                     lease_s=settings.lease_s,
                     max_extension_s=settings.max_extension_s,
                     max_per_holder=settings.max_per_holder,
+                    guard=guard,
                 )
             )
         except (StoreUnavailable, StoreThrottled) as error:
+            boot.unavailable = str(error)
             log.warning("store not reachable yet, boot waits", extra={"why": str(error)})
             await asyncio.sleep(RETRY_BOOT_S)
 
@@ -218,50 +230,21 @@ def _give_up(app: FastAPI, exit_code: int) -> None:
     signal.raise_signal(signal.SIGTERM)
 
 
-class DrainingServer(uvicorn.Server):
-    """On SIGTERM readiness turns first; the doors close after the notice. A second signal closes them at once.
-
-    A signal is not handed on to uvicorn, which would raise it again at the end: the exit code is ours.
-    """
-
-    def __init__(self, config: uvicorn.Config, readiness: Readiness, *, notice_s: float) -> None:
-        super().__init__(config)
-        self._readiness = readiness
-        self._notice_s = notice_s
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        if self._readiness.draining or self._readiness.booting or not self._notice_s:
-            self._readiness.draining = True
-            self.force_exit = self.should_exit and sig == signal.SIGINT
-            self.should_exit = True
-            return
-        self._readiness.draining = True
-        log.info("draining", extra={"notice_s": self._notice_s})
-        asyncio.get_running_loop().call_later(self._notice_s, setattr, self, "should_exit", True)
-
-
 def main() -> int:
     """Run the API until a signal ends it; the exit code is the process's."""
+    boot = Boot.of_process()
+    boot.phase("settings")
     settings = begin(ApiSettings, module="app", what="The sandbox broker's HTTP API.")
     if isinstance(settings, int):
         return settings
     if not port_is_free(settings.host, settings.port, variable="API_PORT"):
-        return EXIT_CRASH
+        return exits.CRASH
     logs.configure("api", level=settings.log_level, secrets=settings.secrets())
-    app = create_app(settings)
-    config = uvicorn.Config(
-        app,
-        host=settings.host,
-        port=settings.port,
-        http=BoundedProtocol,
-        ws="none",
-        loop="uvloop",
-        log_config=None,
-        server_header=False,
-        proxy_headers=bool(settings.trusted_proxies),
-        forwarded_allow_ips=settings.trusted_proxies or None,
-        timeout_keep_alive=KEEP_ALIVE_S,
-        timeout_graceful_shutdown=max(1, round(settings.drain_timeout_s - settings.drain_notice_s)),
-    )
-    DrainingServer(config, app.state.readiness, notice_s=settings.drain_notice_s).run()
+    boot.phase("app")
+    app = create_app(settings, boot)
+    DrainingServer(config_of(app, settings), app.state.readiness, settings).run()
     return int(app.state.exit_code)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

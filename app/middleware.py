@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.errors import broker_error, plain_error
 from app.headers import header, malformed
+from app.readiness import Readiness
 from broker.errors import DeadlineExceeded, InvalidInput
 from broker.logs import request_id
 from broker.metrics import Metrics
@@ -44,11 +45,15 @@ SECURITY_HEADERS: Final = [
 
 
 class RequestContext:
-    """Outermost: request id in and out, one log line, metrics, security headers."""
+    """Outermost: request id in and out, one log line, metrics, security headers.
 
-    def __init__(self, app: ASGIApp, *, metrics: Metrics) -> None:
+    While the process drains every answer ends its connection: the next request goes to another process.
+    """
+
+    def __init__(self, app: ASGIApp, *, metrics: Metrics, readiness: Readiness) -> None:
         self._app = app
         self._metrics = metrics
+        self._readiness = readiness
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -58,6 +63,7 @@ class RequestContext:
         current = sent.decode() if sent and _REQUEST_ID.fullmatch(sent) else secrets.token_hex(8)
         state = scope.setdefault("state", {})
         state["request_id"] = current
+        state["late"] = self._readiness.refusing
         token = request_id.set(current)
         began = time.perf_counter()
         status = 500
@@ -67,6 +73,8 @@ class RequestContext:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 message["headers"] = _merged(message["headers"], current)
+                if self._readiness.draining:
+                    message["headers"].append((b"connection", b"close"))
             await send(message)
 
         try:

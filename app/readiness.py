@@ -23,6 +23,8 @@ class Readiness:
     def __init__(self, *, monotonic: Callable[[], float] = time.monotonic) -> None:
         self.booting = True
         self.draining = False
+        self.refusing = False
+        """The notice is over: what has not begun begins elsewhere."""
         self._monotonic = monotonic
         self._client: StoreClient | None = None
         self._modes: Modes | None = None

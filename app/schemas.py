@@ -350,7 +350,14 @@ class MetaOut(BaseModel):
 
     service: str
     version: str
+    table_schema: str = Field(description="What the table is, as this release reads and writes it.")
+    election: str = Field(
+        description="Whose lease the workers of this release elect by. Others elect beside them."
+    )
     configuration: dict[str, Any]
+    sources: dict[str, Literal["environment", "default"]] = Field(
+        description="Where each value of `configuration` comes from."
+    )
 
 
 class ErrorBody(BaseModel):

@@ -73,7 +73,7 @@ def measure(size: int) -> tuple[float, float, float, float, float]:
         subprocess.run(
             [sys.executable, "-m", "broker.cli", "create-table"], cwd=ROOT, env=os.environ | environment
         )
-        with running("-m", "simulator", **environment), running("-m", "worker", **environment) as worker:
+        with running("-m", "simulator", **environment), running("-m", "worker.main", **environment) as worker:
             while not answers(worker_port):
                 time.sleep(0.1)
             rows = [until_synced(worker_port, number) for number in (1, 2)]

@@ -32,6 +32,7 @@ class Action(StrEnum):
     DELETED = "deleted"
     DELETE_ATTEMPT_FAILED = "delete_attempt_failed"
     TURNED_AWAY = "turned_away"
+    HANDED_BACK = "handed_back"  # the worker ended, or led no more, before it called the provider
     DELETION_REFUSED = "deletion_refused"
     DELETION_FAILED = "deletion_failed"
     PURGED = "purged"
@@ -42,6 +43,7 @@ class Action(StrEnum):
     REFUSE_JOB = "refuse_job"
     END_JOB = "end_job"
     # the installation and its tenants
+    IMPORT = "import"  # a sandbox of the old broker came over
     SET_MODE = "set_mode"
     CREATE_TENANT = "create_tenant"
     CHANGE_TENANT = "change_tenant"

@@ -16,7 +16,7 @@ from typing import Any, Final
 from broker.errors import BrokerError, LeadershipLost, WriteConflict
 from broker.lapse import Lapses
 from broker.metrics import Metrics
-from broker.store.leader import LeaderStore, Term, is_over
+from broker.store.leader import LEADER_SCOPE, LeaderStore, Term, is_over
 
 log = logging.getLogger("worker")
 
@@ -148,3 +148,45 @@ class Leadership:
         self._term = None
         self._good_until = 0.0
         self._metrics.leader.set(0)
+
+
+class FormerElection:
+    """That of the releases before ADR 10, a tenant's own: nobody leads here while one of theirs leads there."""
+
+    def __init__(
+        self,
+        store: LeaderStore,
+        *,
+        scope: str,
+        lease_s: float,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._store = store
+        self._scope = scope
+        self._lease_s = lease_s
+        self._lapses = Lapses(lapse_s=lease_s, monotonic=monotonic)
+
+    async def over(self) -> None:
+        """Wait until nobody leads there: at once where nobody has for a lease. Waits out a silent store."""
+        if self._scope == LEADER_SCOPE:
+            return  # a tenant of that name: its lease was the one that is now everybody's
+        told = False
+        while (holder := await self._leading()) is not None:
+            if holder and not told:
+                log.error(
+                    "an older release's worker leads: stop it", extra={"holder": holder, "scope": self._scope}
+                )
+                told = True
+            await asyncio.sleep(self._lease_s / RENEWALS_A_LEASE)
+
+    async def _leading(self) -> str | None:
+        """Who leads there, or may; empty where the store does not tell, None where nobody does."""
+        try:
+            seen = await self._store.read(self._scope)
+        except BrokerError as error:
+            log.warning("standing by, the store does not answer", extra={"why": str(error)})
+            return ""
+        if seen is None or seen.holder is None:
+            return None
+        stamp = (seen.fence, seen.beat)
+        return None if self._lapses.lapsed(self._scope, stamp, at_least_s=seen.lease_s) else seen.holder

@@ -88,6 +88,15 @@ class Metrics:
         self.loop_stalls = Counter(
             "broker_event_loop_stalls_total", "Times the event loop stood still for over 1 s.", registry=r
         )
+        self.boot_s = Gauge(
+            "broker_boot_seconds", "From the process's start until it was ready; 0 while it is not.", registry=r
+        )
+        self.boot_phase_s = Gauge(
+            "broker_boot_phase_seconds", "Time of each phase of the boot.", ["phase"], registry=r
+        )
+        self.boot_failures = Gauge(
+            "broker_boot_failures", "Boots in a row that failed before the one of this process.", registry=r
+        )
         self.leader = Gauge("worker_leader", "1 while this worker leads, 0 while it stands by.", registry=w)
         self.sync_guard = Gauge(
             "worker_sync_guard_active",

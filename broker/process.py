@@ -1,13 +1,15 @@
 """How a process of the broker begins: its options, its settings, its port. What is wrong is told in sentences."""
 
 import argparse
+import json
 import socket
 import sys
 from typing import TypeVar
 
 from pydantic import ValidationError
 
-from broker.settings import EXIT_CONFIG, CoreSettings, problems_of
+from broker import exits
+from broker.settings import CoreSettings, problems_of
 
 S = TypeVar("S", bound=CoreSettings)
 
@@ -21,14 +23,19 @@ def begin(kind: type[S], *, module: str, what: str, arguments: list[str] | None 
     parser.add_argument(
         "--check", action="store_true", help="check the settings, say what is wrong, start nothing"
     )
+    parser.add_argument(
+        "--show", action="store_true", help="print the settings in force as JSON, secrets left out; start nothing"
+    )
     wanted = parser.parse_args(arguments)
     try:
         settings = kind()
     except ValidationError as error:
         for problem in problems_of(error):
             sys.stderr.write(f"configuration: {problem}\n")
-        return EXIT_CONFIG
-    return 0 if wanted.check else settings
+        return exits.CONFIG
+    if wanted.show:
+        sys.stdout.write(json.dumps(settings.effective()) + "\n")
+    return 0 if wanted.check or wanted.show else settings
 
 
 def port_is_free(host: str, port: int, *, variable: str) -> bool:

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator
 from ipaddress import ip_network
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     AfterValidator,
@@ -23,9 +23,7 @@ _EXAMPLE = re.compile(
     r"change.?me|example|placeholder|your.?(api.?|admin.?)?token|password|^(.)\2+$|^[0-9]+$", re.IGNORECASE
 )
 
-EXIT_CONFIG = 78
-"""EX_CONFIG of sysexits.h: the configuration is wrong, a restart will not help."""
-
+Source = Literal["environment", "default"]
 Seconds = Annotated[float, Field(gt=0)]
 WEEK_S = 7 * 24 * 3600
 
@@ -131,6 +129,13 @@ class CoreSettings(BaseSettings):
         pattern="^(DEBUG|INFO|WARNING|ERROR)$",
     )
     drain_timeout_s: Seconds = Field(30, alias="GRACEFUL_SHUTDOWN_TIMEOUT_SEC", le=600)
+    boot_budget_ms: float = Field(5000, alias="BOOT_BUDGET_MS", gt=0, le=600_000)
+    boot_timeout_s: float = Field(10, alias="BOOT_TIMEOUT_SEC", ge=1, le=600)
+    boot_failures: int = Field(0, alias="BOOT_FAILURE_COUNT", ge=0, le=1_000_000)
+    boot_state_dir: str = Field("", alias="BOOT_STATE_DIR", max_length=1024)
+
+    process: ClassVar[str] = "core"
+    """What this process is in the table, the log and the guard of its AWS calls."""
 
     @property
     def development(self) -> bool:
@@ -147,9 +152,20 @@ class CoreSettings(BaseSettings):
         shown = {variable: v for variable, v in values.items() if not isinstance(v, SecretStr)}
         return {n: re.sub(r"//[^/@]*@", "//***@", v) if isinstance(v, str) else v for n, v in shown.items()}
 
+    def sources(self) -> dict[str, Source]:
+        """Where each value of effective() comes from: `environment` or `default`."""
+        given = self.model_fields_set
+        return {
+            variable: "environment" if name in given else "default"
+            for name, variable in _variables(type(self))
+            if not isinstance(getattr(self, name), SecretStr)
+        }
+
 
 class ApiSettings(CoreSettings):
     """What the API needs on top."""
+
+    process: ClassVar[str] = "api"
 
     api_token: Token = Field(SecretStr(""), alias="BROKER_API_TOKEN")
     admin_token: Token = Field(SecretStr(""), alias="BROKER_ADMIN_TOKEN")
@@ -250,6 +266,8 @@ class ApiSettings(CoreSettings):
 
 class WorkerSettings(CoreSettings):
     """What the worker needs on top."""
+
+    process: ClassVar[str] = "worker"
 
     provider_url: Annotated[str, Encrypted] = Field(
         "",

@@ -6,10 +6,10 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass
 
-import aioboto3
 from aiobotocore.config import AioConfig
 
 from broker.allocation import Allocator
+from broker.boot import Boot
 from broker.candidates import Candidates
 from broker.lifecycle import MAX_EXTENSION_S, Lifecycle
 from broker.metrics import Metrics
@@ -17,7 +17,9 @@ from broker.operations import Operations
 from broker.permission import Permissions
 from broker.quota import Quota
 from broker.settings import CoreSettings
+from broker.store.allowed import Guard
 from broker.store.batches import Batches
+from broker.store.boots import Boots
 from broker.store.claims import Claims
 from broker.store.client import StoreClient
 from broker.store.event_log import EventLog
@@ -50,6 +52,7 @@ class Broker:
     claims: Claims
     sandboxes: Sandboxes
     batches: Batches
+    boots: Boots
     leader: LeaderStore
     sync_states: SyncStates
     gauges: GaugesStore
@@ -81,21 +84,12 @@ def client_config(settings: CoreSettings) -> AioConfig:
 
 
 @asynccontextmanager
-async def open_broker(
-    settings: CoreSettings,
-    *,
-    metrics: Metrics,
-    lease_s: int = 4 * 3600,
-    max_extension_s: int = MAX_EXTENSION_S,
-    max_per_holder: int = 5,
-) -> AsyncIterator[Broker]:
-    """Connect, make sure that the table is ours, build the core.
-
-    Raises:
-        ForeignTable: the table is missing, or not the broker's.
-        StoreUnavailable: the store does not answer.
-    """
-    async with aioboto3.Session().client(
+async def open_client(
+    settings: CoreSettings, *, metrics: Metrics, guard: Guard | None = None
+) -> AsyncIterator[StoreClient]:
+    """The process's one client of the store, behind the guard of what the process may call."""
+    guard = guard or Guard(settings.process, table_name=settings.table_name)
+    async with guard.session().client(
         "dynamodb",
         region_name=settings.region,
         endpoint_url=settings.endpoint_url,
@@ -109,18 +103,43 @@ async def open_broker(
             metrics=metrics,
         )
         with closing(client):
-            await claim_table(client, now=int(time.time()))
-            broker = build(
-                client,
-                metrics,
-                settings,
-                lease_s=lease_s,
-                max_extension_s=max_extension_s,
-                max_per_holder=max_per_holder,
-            )
-            await broker.tenants.ensure(settings.tenant, shards=settings.shards, now=int(time.time()))
-            await broker.modes.current()  # known from the first moment on, whatever becomes of the store
-            yield broker
+            yield client
+
+
+@asynccontextmanager
+async def open_broker(
+    settings: CoreSettings,
+    *,
+    metrics: Metrics,
+    boot: Boot,
+    lease_s: int = 4 * 3600,
+    max_extension_s: int = MAX_EXTENSION_S,
+    max_per_holder: int = 5,
+    guard: Guard | None = None,
+) -> AsyncIterator[Broker]:
+    """Connect, make sure that the table is ours, build the core.
+
+    Raises:
+        ForeignTable: the table is missing, or not the broker's.
+        StoreUnavailable: the store does not answer.
+    """
+    boot.phase("client")
+    async with open_client(settings, metrics=metrics, guard=guard) as client:
+        boot.phase("table")
+        await claim_table(client, now=int(time.time()))
+        boot.phase("reads")
+        broker = build(
+            client,
+            metrics,
+            settings,
+            lease_s=lease_s,
+            max_extension_s=max_extension_s,
+            max_per_holder=max_per_holder,
+        )
+        await broker.tenants.ensure(settings.tenant, shards=settings.shards, now=int(time.time()))
+        await boot.look_back(settings, broker.boots)
+        await broker.modes.current()  # known from the first moment on, whatever becomes of the store
+        yield broker
 
 
 def build(
@@ -155,6 +174,7 @@ def build(
         claims=claims,
         sandboxes=sandboxes,
         batches=Batches(client, sandboxes),
+        boots=Boots(client),
         leader=LeaderStore(client),
         sync_states=SyncStates(client),
         gauges=GaugesStore(client),

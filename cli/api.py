@@ -2,7 +2,7 @@
 
 import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 import httpx
@@ -26,13 +26,19 @@ MAX_TURN_S: Final = 90.0
 class Api:
     """A client of one broker. Bodies are the API's own; every error is one of cli.errors."""
 
-    def __init__(self, connection: Connection, *, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, connection: Connection, *, say: Callable[[str], None], headers: Mapping[str, str] | None = None
+    ) -> None:
         self.url = connection.url
         self._timeout_s = connection.timeout_s
         self._say = say
         self._http = httpx.Client(
             base_url=connection.url,
-            headers={"Authorization": f"Bearer {connection.token}", "User-Agent": f"{PROGRAM}/{VERSION}"},
+            headers={
+                "Authorization": f"Bearer {connection.token}",
+                "User-Agent": f"{PROGRAM}/{VERSION}",
+                **(headers or {}),
+            },
             timeout=httpx.Timeout(connection.timeout_s, connect=min(CONNECT_S, connection.timeout_s)),
             trust_env=not connection.loopback,  # a proxy for the world is none for this machine
         )

@@ -13,6 +13,7 @@ from broker.version import VERSION
 from cli.commands import (
     asks,
     bulk,
+    config,
     events,
     history,
     jobs,
@@ -26,6 +27,7 @@ from cli.commands import (
     status,
     table,
     tenants,
+    validate,
 )
 from cli.errors import PROGRAM, CliError, ReaderGone
 from cli.options import Options
@@ -46,12 +48,14 @@ First things first:
   sandbox-broker bulk retry --reason 'INC-4711'    try failed ones again
   sandbox-broker mode drain --reason 'INC-4711'    hand out nothing new
   sandbox-broker history ID --at 2026-11-21T10:04  who had it then?
+  sandbox-broker validate post                     was it deployed well?
 
 \b
 Exit codes:
   0  done                     3    the API cannot be reached
-  1  the API said no,         78   create-table: wrong settings
-     or a job ended badly     130  Ctrl-C
+  1  the API said no,         78   create-table, import: wrong
+     or a job or a check           settings, or another table
+     ended badly              130  Ctrl-C
   2  asked for wrongly
 """
 
@@ -94,6 +98,7 @@ def common(
 
 
 app.command("status")(status.status)
+app.command("config")(config.config)
 app.command("list")(sandboxes.list_sandboxes)
 app.command("show")(sandboxes.show)
 app.command("events")(events.events)
@@ -115,8 +120,10 @@ app.command("force-release")(moves.force_release)
 app.command("abandon")(moves.abandon)
 app.command("bulk")(bulk.bulk)
 app.command("bulk-delete")(bulk.bulk_delete)
+app.add_typer(validate.app, name="validate", help="Before and after a deployment: can it be, was it?")
 app.add_typer(restored.app, name="restored", help="After a restore of the table: hold, sync, clear.")
 app.command("create-table")(table.create_table)
+app.command("import")(table.import_table)
 
 
 def main(arguments: list[str] | None = None) -> int:

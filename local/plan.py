@@ -47,6 +47,7 @@ class Plan:
             "API_HOST": "127.0.0.1",
             "WORKER_HOST": "127.0.0.1",
             "DRAIN_NOTICE_SEC": "0",
+            "BOOT_TIMEOUT_SEC": "60",  # a slow laptop compiles everything first
             "SYNC_INTERVAL_SEC": "30",
             "GAUGES_INTERVAL_SEC": "10",
             "LEADER_LEASE_SEC": "5",

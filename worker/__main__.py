@@ -1,7 +1,7 @@
-"""`python -m worker` runs the worker."""
+"""`python -m worker` runs the worker under its supervisor; `python -m worker.main` runs it bare."""
 
 import sys
 
-from worker.main import main
+from broker.supervisor import supervise
 
-sys.exit(main())
+sys.exit(supervise("worker", process="worker"))

@@ -291,9 +291,10 @@ class Worker:
                 await self._broker.reports.write(self._settings.tenant, report)
         return Counter()
 
-    async def drain(self, timeout_s: float) -> None:
-        """Finish what is in hand, within the time."""
-        await asyncio.gather(self.cleaner.drain(timeout_s), self.runner.drain(timeout_s))
+    async def hand_back(self, timeout_s: float) -> None:
+        """Begin nothing more, and give requested jobs back to the queue, within the time."""
+        self.cleaner.begin_nothing_more()
+        await self.runner.drain(timeout_s)
 
     async def retire(self, timeout_s: float) -> None:
         """Others have this tenant's duties now: begin nothing more, hand requested jobs back, end calls in hand.
@@ -301,7 +302,7 @@ class Worker:
         What is being deleted is deleted where it is. A listing under way is read to no purpose, and to its end.
         """
         self._retired = True
-        await self.drain(timeout_s)
+        await asyncio.gather(self.cleaner.drain(timeout_s), self.runner.drain(timeout_s))
         async with self._syncing:
             log.info("a tenant's former duties are done", extra={"tenant": self.tenant})
 

@@ -6,21 +6,22 @@ import os
 import secrets
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Coroutine
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from typing import Any, Final
 
-from broker import logs
+from broker import exits, logs
+from broker.boot import Boot
 from broker.errors import ForeignTable, StoreThrottled, StoreUnavailable
-from broker.leadership import Leadership
+from broker.leadership import FormerElection, Leadership
 from broker.loop_health import watch_loop
 from broker.metrics import Metrics
 from broker.process import begin, port_is_free
-from broker.settings import EXIT_CONFIG, WorkerSettings
+from broker.settings import WorkerSettings
 from broker.store.leader import LEADER_SCOPE
-from broker.version import VERSION
 from broker.wiring import Broker, open_broker
 from worker.health import Health, health_app, health_server
 from worker.names import NamesLoop
@@ -32,6 +33,8 @@ log = logging.getLogger("worker")
 RETRY_BOOT_S: Final = 1.0
 DRAIN_SHARE: Final = 0.8
 """Of the drain's time, for what is in hand; the rest is for handing the lead over and closing."""
+HAND_BACK_S: Final = 4.0
+"""Of the drain's time, for jobs to come to a checkpoint and go back to the queue, before the lead does."""
 STALLED_LOOKS: Final = 20
 """Looks, a second apart, in which the scheduler did not beat: it goes by the wall clock, and stands still for an
 hour where that is set back by one. Looks and not seconds, for a process that was only asleep."""
@@ -41,7 +44,7 @@ class SchedulerStalled(Exception):
     """Nothing ticks any more."""
 
 
-async def run(settings: WorkerSettings) -> int:
+async def run(settings: WorkerSettings, boot: Boot) -> int:
     """Run until SIGTERM or SIGINT, then drain. Returns the process's exit code."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -55,18 +58,25 @@ async def run(settings: WorkerSettings) -> int:
     try:
         while not stop.is_set():
             try:
-                async with open_broker(settings, metrics=metrics) as broker:
-                    await _work(settings, broker, health, stop)
+                async with AsyncExitStack() as stack:
+                    opening = stack.enter_async_context(open_broker(settings, metrics=metrics, boot=boot))
+                    async with asyncio.timeout(None if boot.done else boot.left_s(settings)):
+                        broker = await opening
+                    await _work(settings, broker, boot, health, stop)
             except (StoreUnavailable, StoreThrottled) as error:
+                boot.unavailable = str(error)
                 log.warning("store not reachable yet, boot waits", extra={"why": str(error)})
                 health.beat()
-                await asyncio.sleep(RETRY_BOOT_S)
+                await _before(stop, asyncio.sleep(RETRY_BOOT_S))
+            except TimeoutError:
+                boot.gave_up()
+                return exits.UNAVAILABLE
     except ForeignTable as error:
         log.error("this table is not the broker's", extra={"why": str(error)})  # noqa: TRY400
-        return EXIT_CONFIG
+        return exits.CONFIG
     except SchedulerStalled:
         log.error("the scheduler stands still, was the clock set back? Gone, so that another leads")  # noqa: TRY400
-        return 1
+        return exits.CRASH
     finally:
         watching.cancel()
         ending.cancel()
@@ -81,14 +91,14 @@ async def _end_in_time(stop: asyncio.Event, timeout_s: float) -> None:
 
     def end() -> None:
         log.error("the drain did not end in time: gone without it", extra={"timeout_s": timeout_s})
-        os._exit(1)
+        os._exit(exits.CRASH)
 
     timer = threading.Timer(timeout_s, end)
     timer.daemon = True
     timer.start()
 
 
-async def _work(settings: WorkerSettings, broker: Broker, health: Health, stop: asyncio.Event) -> None:
+async def _work(settings: WorkerSettings, broker: Broker, boot: Boot, health: Health, stop: asyncio.Event) -> None:
     """Stand by and lead, in turns, until told to stop."""
     leadership = Leadership(
         broker.leader,
@@ -97,18 +107,20 @@ async def _work(settings: WorkerSettings, broker: Broker, health: Health, stop: 
         holder=f"{socket.gethostname()}/{os.getpid()}/{secrets.token_hex(4)}",
         lease_s=settings.leader_lease_s,
     )
+    former = FormerElection(broker.leader, scope=settings.tenant, lease_s=settings.leader_lease_s)
+    boot.phase("parts")
     async with Roster(settings, broker, leadership) as roster:
         health.details = roster.details
-        log.info("ready", extra={"version": VERSION, "tenant": settings.tenant})
+        await boot.ready(settings, broker.metrics, broker.boots)
         while not stop.is_set():
             health.phase = "standby"
-            if await _before(stop, _standing_by(leadership, health)):
+            if await _before(stop, _standing_by(former, leadership, health)):
                 await _lead(settings, roster, leadership, health, stop, broker.metrics)
     log.info("stopped")
 
 
-async def _standing_by(leadership: Leadership, health: Health) -> None:
-    waiting = asyncio.create_task(leadership.stand_by())
+async def _standing_by(former: FormerElection, leadership: Leadership, health: Health) -> None:
+    waiting = asyncio.create_task(_until_leading(former, leadership))
     try:
         while not waiting.done():
             health.beat()
@@ -116,6 +128,11 @@ async def _standing_by(leadership: Leadership, health: Health) -> None:
         await waiting
     finally:
         waiting.cancel()
+
+
+async def _until_leading(former: FormerElection, leadership: Leadership) -> None:
+    await former.over()
+    await leadership.stand_by()
 
 
 async def _before(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> bool:
@@ -154,8 +171,7 @@ async def _lead(
             return
         health.phase = "draining"
         await _cancelled(serving)
-        await _drain(settings, roster, schedule)
-        await leadership.step_down()
+        await _drain(settings, roster, schedule, leadership, keeping)
     finally:
         keeping.cancel()
         serving.cancel()
@@ -193,23 +209,49 @@ async def _first_of(*tasks: "asyncio.Task[None]") -> None:
         task.result()
 
 
-async def _drain(settings: WorkerSettings, roster: Roster, schedule: Schedule) -> None:
-    """Start nothing new, finish what is in hand, leave the rest to its leases; all within one deadline."""
-    ends_at = time.monotonic() + settings.drain_timeout_s * DRAIN_SHARE
+async def _drain(
+    settings: WorkerSettings,
+    roster: Roster,
+    schedule: Schedule,
+    leadership: Leadership,
+    keeping: "asyncio.Task[None]",
+) -> None:
+    """Start nothing new, hand back what another can do, finish what is in hand; all within one deadline.
+
+    Jobs go back first: the end of some is written under the leader's fence. Then the lead: a standby begins
+    while this process still finishes its deletions, each of which has a lease of its own.
+    """
+    began, share_s = time.monotonic(), settings.drain_timeout_s * DRAIN_SHARE
     log.info("draining", extra={"timeout_s": settings.drain_timeout_s})
     schedule.pause()
-    await roster.drain(settings.drain_timeout_s * DRAIN_SHARE)
-    await schedule.until_idle(max(0.0, ends_at - time.monotonic()))
+    await roster.hand_back(min(HAND_BACK_S, share_s / 2))
+    log.info("draining: jobs handed back", extra=_since(began))
+    await _cancelled(keeping)
+    await leadership.step_down()
+    log.info("draining: lead handed back", extra=_since(began))
+    await roster.finish(max(0.0, began + share_s - time.monotonic()))
+    await schedule.until_idle(max(0.0, began + share_s - time.monotonic()))
+    log.info("draining: nothing in hand", extra=_since(began))
     schedule.stop()
+
+
+def _since(began: float) -> dict[str, float]:
+    return {"after_s": round(time.monotonic() - began, 2)}
 
 
 def main() -> int:
     """Run the worker; the exit code is the process's."""
+    boot = Boot.of_process()
+    boot.phase("settings")
     settings = begin(WorkerSettings, module="worker", what="The sandbox broker's worker.")
     if isinstance(settings, int):
         return settings
     if not port_is_free(settings.host, settings.port, variable="WORKER_PORT"):
-        return 1
+        return exits.CRASH
     logs.configure("worker", level=settings.log_level, secrets=settings.secrets())
     with asyncio.Runner(loop_factory=NamesLoop) as runner:
-        return runner.run(run(settings))
+        return runner.run(run(settings, boot))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

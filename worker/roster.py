@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Final, Self
 
-import aioboto3
 import httpx
 
 from broker.errors import BrokerError
 from broker.leadership import Leadership
 from broker.settings import WorkerSettings
+from broker.store.allowed import Guard
 from broker.tenant import Tenant
 from broker.wiring import Broker
 from worker.duties import Worker
@@ -60,7 +60,7 @@ class Roster:
         self._broker = broker
         self._leadership = leadership
         self._environment = environment
-        self._session = aioboto3.Session()
+        self._session = Guard(settings.process, table_name=None).session()
         self._certificates = httpx.create_ssl_context()
         self._served: dict[str, Served] = {}
         self._leaving: dict[Served, asyncio.Task[None]] = {}
@@ -179,9 +179,13 @@ class Roster:
             self._leaving.pop(before, None)
             await before.door.aclose()
 
-    async def drain(self, timeout_s: float) -> None:
-        """Finish what is in hand, of all tenants at once, within the time."""
-        await self._of_all(lambda worker: worker.drain(timeout_s))
+    async def hand_back(self, timeout_s: float) -> None:
+        """Begin nothing more, and give requested jobs back to the queue, of all tenants at once."""
+        await self._of_all(lambda worker: worker.hand_back(timeout_s))
+
+    async def finish(self, timeout_s: float) -> None:
+        """Finish the deletions in hand, of all tenants at once, within the time."""
+        await self._of_all(lambda worker: worker.cleaner.drain(timeout_s))
 
     async def stand_down(self) -> None:
         """Another leads."""

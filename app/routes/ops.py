@@ -12,6 +12,8 @@ from app.deps import Settings, readiness_of
 from app.openapi import probe_answers
 from app.readiness import Readiness
 from app.schemas import AliveOut, MetaOut, ReadyOut
+from broker.store.leader import LEADER_SCOPE
+from broker.store.table import SCHEMA
 from broker.version import VERSION
 
 router = APIRouter(tags=["operations"])
@@ -80,7 +82,14 @@ meta = APIRouter(tags=["operations"])
     responses=probe_answers("What runs here.", limited=True),
 )
 async def show_meta(settings: Settings) -> MetaOut:
-    return MetaOut(service="sandbox-broker", version=VERSION, configuration=settings.effective())
+    return MetaOut(
+        service="sandbox-broker",
+        version=VERSION,
+        table_schema=SCHEMA,
+        election=LEADER_SCOPE,
+        configuration=settings.effective(),
+        sources=settings.sources(),
+    )
 
 
 docs = APIRouter(include_in_schema=False)

@@ -65,7 +65,7 @@ def claim_from(item: Item) -> Claim:
     values = table.decode(item)
     known: dict[str, Any] = {name: values.get(name) for name in _FIELDS}
     if known["ended_by"] is not None:
-        known["ended_by"] = EndedBy(known["ended_by"])
+        known["ended_by"] = table.ended_by_from(known["ended_by"])
     return Claim(**known)
 
 

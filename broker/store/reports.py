@@ -46,6 +46,9 @@ class WorkerReports:
     async def write(self, tenant: str, report: WorkerReport) -> None:
         """Keep the report.
 
+        A fence tells leaders of one election apart. Where the last report is older than any leader lets one get,
+        it is the last word of an election that is over, as a release that elects otherwise leaves it.
+
         Raises:
             WriteConflict: a later leader has reported; what one of the past has to say is of no use.
         """
@@ -61,7 +64,8 @@ class WorkerReports:
         update = self._client.update(
             table.report_key(tenant),
             table.update_of({}, table.encode(facts)),
-            "attribute_not_exists(pk) OR fence <= :mine",
-            {":mine": table.encode_value(report.fence)},
+            "attribute_not_exists(pk) OR fence <= :mine OR #at < :silent",
+            {":mine": table.encode_value(report.fence), ":silent": table.encode_value(report.at - SILENT_S)},
         )["Update"]
+        update["ExpressionAttributeNames"]["#at"] = "at"
         await self._client.call("update_item", **update)

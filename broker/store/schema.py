@@ -57,9 +57,21 @@ async def claim_table(client: StoreClient, *, now: int) -> None:
         raise ForeignTable(f"{name}: not found") from error
     except ClientError as error:
         raise ForeignTable(f"{name}: {error.response['Error'].get('Message')}") from error
-    schema = meta.get("schema", {}).get("S")
+    schema = meta.get("schema", {}).get("S", "")
     if schema != SCHEMA:
-        raise ForeignTable(f"{name} holds schema {schema!r}; this release knows {SCHEMA!r}")
+        raise ForeignTable(f"{name} {_of_schema(schema)}")
+
+
+def _of_schema(schema: str) -> str:
+    """What is to be done about a table of another schema."""
+    ours, _, number = SCHEMA.partition("/")
+    theirs, _, other = schema.partition("/")
+    said = f"holds schema {schema!r}; this release knows {SCHEMA!r}"
+    if theirs != ours or not other.isdigit():
+        return f"{said}: it is someone else's. Check DDB_TABLE_NAME"
+    if int(other) > int(number):
+        return f"{said}: a newer release has taken it over. Deploy that one again, or restore the table to before"
+    return f"{said}: deploy the releases between, one after the other (docs/upgrade.md)"
 
 
 async def _ask_indexes(client: StoreClient) -> None:

@@ -5,8 +5,9 @@ Every key part is escaped, so that distinct tuples give distinct keys whatever a
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
+from enum import StrEnum
 from hashlib import blake2b
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 from urllib.parse import quote
 
 from broker.job import Job, JobState
@@ -136,6 +137,10 @@ def api_key_sort_key(created_at: int, key_id: str) -> str:
     return key(instant(created_at), key_id)
 
 
+def boot_key(process: str) -> Item:
+    return primary(key("BOOT", process))
+
+
 def meta_key() -> Item:
     return primary("META")
 
@@ -243,14 +248,30 @@ _SANDBOX_FIELDS = tuple(f.name for f in fields(Sandbox))
 
 
 def sandbox_from(item: Item) -> Sandbox:
-    """The sandbox of an item. What a newer release added is passed over here and stays in the table."""
+    """The sandbox of an item. What a newer release added is passed over here and stays in the table.
+
+    A state or an end that only a newer release knows is read with care: such a sandbox is handed out to nobody
+    and deleted by nobody, and no student's own release ended it. It stays in the table as it is.
+    """
     values = decode(item)
     values["id"] = values["sandbox_id"]
     known = {name: values[name] for name in _SANDBOX_FIELDS if name in values}
-    known["state"] = State(known["state"])
+    known["state"] = _member(State, known["state"], State.QUARANTINED)
     if "ended_by" in known:
-        known["ended_by"] = EndedBy(known["ended_by"])
+        known["ended_by"] = ended_by_from(known["ended_by"])
     return Sandbox(**known)
+
+
+Member = TypeVar("Member", bound=StrEnum)
+
+
+def _member(kind: type[Member], value: str, careful: Member) -> Member:
+    return kind(value) if value in set(kind) else careful
+
+
+def ended_by_from(value: str) -> EndedBy:
+    """What ended an allocation; what only a newer release knows was at any rate not its holder."""
+    return _member(EndedBy, value, EndedBy.FORCE_RELEASE)
 
 
 def update_of(before: Item, after: Item) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """Tenants in the table: one item each, which every process knows to the second."""
 
 import asyncio
-import contextlib
 import json
 import random
 from collections.abc import AsyncIterator, Callable
@@ -31,7 +30,10 @@ class Tenants:
         self._read: dict[str, tuple[Item, Tenant]] = {}  # what the last read found, and what it means
 
     async def ensure(self, name: str, *, shards: int, now: int) -> None:
-        """Create the tenant, or raise its shard count. It never falls: items stay where they are."""
+        """Create the tenant, or raise its shard count. It never falls: items stay where they are.
+
+        One that a release made which listed no tenants is listed from now on.
+        """
         change = {
             "UpdateExpression": "SET shards = :shards, v = :v, tenant = :tenant, gsi1pk = :all, gsi1sk = :tenant, "
             "created_at = if_not_exists(created_at, :now)",
@@ -47,9 +49,17 @@ class Tenants:
         }
         condition = "attribute_not_exists(shards) OR shards < :shards"
         update = self._client.update(table.tenant_key(name), change, condition)["Update"]
-        with contextlib.suppress(WriteConflict):  # it has as many already, or more
+        try:
             await self._client.call("update_item", **update)
+        except WriteConflict as conflict:  # it has as many already, or more
+            if conflict.item is not None and "gsi1pk" not in conflict.item:
+                await self._list(name)
         self._known.forget(table.tenant_key(name))
+
+    async def _list(self, name: str) -> None:
+        keys = table.encode({"gsi1pk": table.tenants_partition(), "gsi1sk": name})
+        update = self._client.update(table.tenant_key(name), table.update_of({}, keys), "attribute_exists(pk)")
+        await self._client.call("update_item", **update["Update"])
 
     async def shards(self, name: str, *, now: bool = False) -> int:
         """How many shards to ask. A tenant without an item has the default.

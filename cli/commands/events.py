@@ -35,6 +35,7 @@ Action = Literal[
     "deleted",
     "delete_attempt_failed",
     "turned_away",
+    "handed_back",
     "deletion_refused",
     "deletion_failed",
     "purged",

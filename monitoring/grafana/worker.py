@@ -220,6 +220,16 @@ PROCESSES: Final = Row(
             unit="percentunit",
         ),
         Panel(
+            "Boot: all of it, its phases, boots that failed before it",
+            "Normal: below 5 s, none failed. Above: alert BootSlow. After 10 s a boot is killed and tried again.",
+            (
+                ("max by (job, instance) (broker_boot_seconds)", PROCESS),
+                ("max by (job, phase) (broker_boot_phase_seconds)", "{{job}} {{phase}}"),
+                ("max by (job, instance) (broker_boot_failures)", "failed before {{job}} {{instance}}"),
+            ),
+            unit="short",
+        ),
+        Panel(
             "Up for",
             "Normal: since the last deployment. Falls to 0 again and again: it restarts, its log says why.",
             ((f"time() - process_start_time_seconds {OURS}", PROCESS),),

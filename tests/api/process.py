@@ -39,6 +39,8 @@ def environment(**changes: str | None) -> dict[str, str]:
         "AWS_REGION": "us-east-1",
         "API_HOST": "127.0.0.1",
         "DRAIN_NOTICE_SEC": "0",
+        "BOOT_TIMEOUT_SEC": "60",
+        "BOOT_BUDGET_MS": "60000",
     }
     return {name: value for name, value in (values | changes).items() if value is not None}
 
@@ -122,13 +124,17 @@ def drained(connection: socket.socket, *, quiet_s: float = 1.0) -> bytes:
 
 
 @contextmanager
-def a_process(*, ready: int = 200, **changes: str | None) -> Iterator[Process]:
-    """`python -m app` on a free port, up to the point where /readyz answers `ready`."""
-    port = free_port()
-    variables = environment(API_PORT=str(port), **changes)
+def a_process(
+    *, ready: int = 200, module: str = "app", code: Path = ROOT, **changes: str | None
+) -> Iterator[Process]:
+    """`python -m app`, or the worker, on a free port, up to the point where /readyz answers `ready`."""
+    variable = "API_PORT" if module == "app" else "WORKER_PORT"
+    port = int(changes.get(variable) or free_port())
+    variables = environment(**changes | {variable: str(port)})
     popen = subprocess.Popen(
-        [sys.executable, "-m", "app"],
-        cwd=ROOT, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        [sys.executable, "-m", module],
+        cwd=code, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        start_new_session=True,
     )  # fmt: skip
     process = Process(popen, port)
     reader = threading.Thread(target=_read, args=(process,), daemon=True)

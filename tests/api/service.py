@@ -11,7 +11,7 @@ import httpx
 from fastapi import FastAPI
 
 from app.main import create_app
-from broker.settings import ApiSettings
+from broker.settings import ApiSettings, CoreSettings
 from broker.store.schema import create_table
 from broker.wiring import Broker, client_config, table_of
 from local.store_proxy import StoreProxy
@@ -114,6 +114,14 @@ async def a_table(url: str, table_name: str) -> AsyncIterator[str]:
     ) as dynamodb:
         await create_table(dynamodb, table_of(settings))
         yield table_name
+
+
+async def drop_table(settings: CoreSettings) -> None:
+    """As an operator may by mistake; the processes' own clients are not allowed to."""
+    async with aws_session().client(
+        "dynamodb", region_name=settings.region, endpoint_url=settings.endpoint_url
+    ) as dynamodb:
+        await dynamodb.delete_table(TableName=settings.table_name)
 
 
 def a_client(app: FastAPI, address: str = "203.0.113.7") -> httpx.AsyncClient:

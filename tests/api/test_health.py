@@ -10,7 +10,18 @@ from app.readiness import Readiness
 from broker.version import VERSION
 from local.engine import free_port
 from local.store_proxy import StoreProxy
-from tests.api.service import ADMIN_TOKEN, API_TOKEN, TRACK, Api, an_api, an_app, api_settings, error_of, refusal
+from tests.api.service import (
+    ADMIN_TOKEN,
+    API_TOKEN,
+    TRACK,
+    Api,
+    an_api,
+    an_app,
+    api_settings,
+    drop_table,
+    error_of,
+    refusal,
+)
 
 
 async def test_alive_asks_nobody(proxied: Api, proxy: StoreProxy) -> None:
@@ -66,7 +77,7 @@ async def test_when_the_store_goes_down_after_boot_ready_is_200_degraded(
 
 
 async def test_a_table_that_is_gone_is_degraded_and_said_once(api: Api, caplog: pytest.LogCaptureFixture) -> None:
-    await api.core.client.call("delete_table", TableName=api.app.state.settings.table_name)
+    await drop_table(api.app.state.settings)
     now = 0.0
     readiness = Readiness(monotonic=lambda: now)
     readiness.booted(api.core.client, api.core.modes)
@@ -126,6 +137,8 @@ async def test_meta_shows_version_and_the_whole_configuration_without_secrets(ap
     secret = {"BROKER_API_TOKEN", "BROKER_ADMIN_TOKEN", "API_KEY_PEPPER"}
     variables = {field.alias for field in type(settings).model_fields.values() if field.alias}
     assert set(shown) == (variables | {"AWS_REGION"}) - secret
+    assert set(body["sources"]) == set(shown)
+    assert (body["sources"]["DDB_TABLE_NAME"], body["sources"]["API_PORT"]) == ("environment", "default")
     for token in (API_TOKEN, ADMIN_TOKEN):
         assert token not in answer.text
 

@@ -13,7 +13,7 @@ from broker.sandbox import State
 from broker.store.gauges import PoolGauges
 from broker.tenant import Tenant
 from local.store_proxy import StoreProxy
-from tests.api.service import ADMIN, TRACK, Api, a_table, an_api, an_app, api_settings
+from tests.api.service import ADMIN, TRACK, Api, a_table, an_api, an_app, api_settings, drop_table
 from tests.builders import NOW, TEST_CAUSE
 
 COUNTED = PoolGauges(at=1_760_000_000, states={state: n + 1 for n, state in enumerate(State)}, missing=3)
@@ -232,7 +232,7 @@ async def test_a_process_that_boots_can_be_scraped(proxy: StoreProxy, table_name
 
 async def test_a_table_that_is_gone_fails_no_scrape(ministack: str, table_name: str) -> None:
     async with a_table(ministack, table_name), an_app(api_settings(ministack, table_name)) as api:
-        await api.core.client.call("delete_table", TableName=table_name)
+        await drop_table(api.app.state.settings)
         counted = await api.metrics()
     assert counted['broker_pool_refreshes_total{outcome="failed"}'] == 1
 

@@ -118,6 +118,17 @@ async def test_a_leader_of_the_past_does_not_overwrite_the_report_of_the_present
     assert (report.holder, report.at) == ("second", now)
 
 
+async def test_the_last_report_of_an_election_that_is_over_gives_way_whatever_its_fence(api: Api) -> None:
+    """A release that elected otherwise counted its leaders by another lease, maybe far above this one's."""
+    now = int(time.time())
+    await api.core.reports.write("acme", a_report(at=now - SILENT_S - 1, fence=40, holder="of the old release"))
+    await api.core.reports.write("acme", a_report(at=now, fence=1, holder="first"))
+
+    report = await api.core.reports.read("acme")
+    assert report is not None
+    assert report.holder == "first"
+
+
 async def test_a_count_without_a_worker_is_shown_with_its_age(api: Api) -> None:
     counted = PoolGauges(at=int(time.time()) - 300, states=dict.fromkeys(State, 0))
     await api.core.gauges.write("acme", counted)

@@ -98,6 +98,8 @@ class Run:
             "AWS_ACCESS_KEY_ID": "local",
             "AWS_SECRET_ACCESS_KEY": "local",
             "DRAIN_NOTICE_SEC": "0",
+            "BOOT_TIMEOUT_SEC": "60",
+            "BOOT_BUDGET_MS": "60000",
         }
 
     def health(self) -> int:
@@ -142,14 +144,15 @@ class Run:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
+                start_new_session=True,
             )
         try:
             facts: dict[str, Any] = {"healthy": settled(lambda: self.health() == 0, process)}
             facts["healthy_after_s"] = time.monotonic() - began
             facts["works"] = settled(self._works, process)
-            process.send_signal(signal.SIGSTOP)
+            os.killpg(process.pid, signal.SIGSTOP)
             facts["health_of_a_stopped_process"] = self.health()
-            process.send_signal(signal.SIGCONT)
+            os.killpg(process.pid, signal.SIGCONT)
             began = time.monotonic()
             process.terminate()
             facts["exit"] = process.wait(45)

@@ -177,6 +177,8 @@ def broker_environment(ministack: str) -> dict[str, str]:
         "DDB_TABLE_NAME": f"broker-examples-{os.getpid()}",
         "API_HOST": "127.0.0.1",
         "DRAIN_NOTICE_SEC": "0",
+        "BOOT_TIMEOUT_SEC": "60",
+        "BOOT_BUDGET_MS": "60000",
     }
     create = [sys.executable, "-m", "broker.cli", "create-table"]
     subprocess.run(create, cwd=ROOT, env=environment, check=True, capture_output=True)

@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 
+from broker.boot import Boot
 from broker.metrics import Metrics
 from broker.settings import ApiSettings, CoreSettings, WorkerSettings
 from broker.store import table
+from broker.store.allowed import ALLOWED, Guard
 from broker.wiring import open_broker, table_of
 from local.engine import ROOT
 from tests.containers.dockerfile import read
@@ -38,15 +40,9 @@ LEFT_OUT = {
     "BOOT_FAILURE_COUNT": "the supervisor's to say",
     "BOOT_STATE_DIR": "nothing here can be written to; the table has the record",
 }
-OF_THE_SUPERVISOR = {"BOOT_BUDGET_MS", "BOOT_TIMEOUT_SEC"}
 BUILT = {"BROKER_ENV", "AWS_REGION", "TRUSTED_PROXIES", "CSP_BASE_URL", "CSP_API_TOKEN_SECRET"}
 TABLE_ARN = f"arn:aws:dynamodb:{REGION}:{ACCOUNT}:table/sandbox-broker"
-ITEM_ACTIONS = (
-    "BatchGetItem", "ConditionCheckItem", "DeleteItem", "GetItem", "PutItem", "Query", "Scan", "UpdateItem",
-)  # fmt: skip
-ON_THE_TABLE = {Grant(f"dynamodb:{action}", TABLE_ARN) for action in ITEM_ACTIONS} | {
-    Grant("dynamodb:Query", f"{TABLE_ARN}/index/{index}") for index in ("StatusIndex", "TrackIndex")
-}
+ON_ITS_INDEXES = {Grant("dynamodb:Query", f"{TABLE_ARN}/index/{index}") for index in ("StatusIndex", "TrackIndex")}
 
 
 @dataclass(frozen=True)
@@ -188,7 +184,7 @@ def test_every_setting_is_passed_or_left_out_for_a_reason(deployed: Deployed, pr
     passed = set(_environment(deployed, process))
     secrets = {s["name"] for s in deployed.plan.container(TASKS[process]).get("secrets", [])}
     names = _names(PROCESSES[process])
-    assert passed - names - OF_THE_SUPERVISOR == set()
+    assert passed - names == set()
     assert names - passed - secrets - set(LEFT_OUT) == set()
     assert secrets == (GIVEN_AS_SECRETS if process == "api" else set())
 
@@ -231,14 +227,20 @@ def _names(settings: type[CoreSettings]) -> set[str]:
 # Who may do what (H5)
 
 
-def test_the_code_of_the_api_may_call_the_table_and_nothing_else(deployed: Deployed):
-    assert _granted(deployed, "task", "api") == ON_THE_TABLE
-
-
-def test_the_code_of_the_worker_may_call_the_table_and_read_the_providers_secrets(deployed: Deployed):
-    secrets = {deployed.secret(name) for name in ("provider-token", "south/csp")}
-    assert _granted(deployed, "task", "worker") == ON_THE_TABLE | {
-        Grant("secretsmanager:GetSecretValue", secret) for secret in secrets
+@pytest.mark.parametrize("process", PROCESSES)
+def test_the_code_of_a_process_may_call_what_its_own_guard_lets_pass_and_nothing_else(
+    deployed: Deployed, process: str
+):
+    """The API the table alone; the worker the providers' secrets, too."""
+    resources = {
+        "dynamodb": [TABLE_ARN],
+        "secretsmanager": [deployed.secret(name) for name in ("provider-token", "south/csp")],
+    }
+    assert _granted(deployed, "task", process) == ON_ITS_INDEXES | {
+        Grant(f"{service}:{action}", resource)
+        for service, actions in ALLOWED[process].items()
+        for action in actions
+        for resource in resources[service]
     }
 
 
@@ -438,7 +440,8 @@ def _aws_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("_aws_credentials")
 async def test_the_broker_takes_the_table_for_its_own(deployed: Deployed):
     settings = CoreSettings(environment="development", endpoint_url=deployed.url, region=REGION)
-    async with open_broker(settings, metrics=Metrics()) as core:
+    guard = Guard("api", table_name=settings.table_name)
+    async with open_broker(settings, metrics=Metrics(), boot=Boot(), guard=guard) as core:
         assert await core.client.get(table.meta_key()) is not None
 
 

@@ -14,6 +14,7 @@ from starlette.types import Receive, Scope, Send
 
 from app.errors import on_broker_error
 from app.middleware import Crashes, RequestContext
+from app.readiness import Readiness
 from broker.errors import StoreUnavailable
 from broker.logs import JsonFormatter
 from broker.masking import Masker
@@ -76,7 +77,7 @@ async def _asked(path: str, status: int, *, crash: bool = False) -> list[str]:
     async def send(_: Any) -> None:
         return None
 
-    app = RequestContext(Crashes(answer), metrics=Metrics())
+    app = RequestContext(Crashes(answer), metrics=Metrics(), readiness=Readiness())
     with written("app") as lines:
         await app({"type": "http", "method": "GET", "path": path, "headers": []}, receive, send)
     return lines

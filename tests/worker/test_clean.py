@@ -313,6 +313,33 @@ async def test_draining_finishes_what_is_in_hand(core: Broker, clock: Clock, sto
     assert (await stored(sandbox_id)).state is State.DELETED
 
 
+async def test_a_deletion_that_has_not_reached_the_provider_goes_back_when_the_lead_does(
+    proxy: StoreProxy, table_name: str, clock: Clock
+) -> None:
+    """Its lease is not left to lapse: whoever leads next finds it due, and no attempt was counted."""
+    async with (
+        a_provider() as provider,
+        a_broker(proxy.url, table_name, clock=clock) as core,
+        a_worker(core, provider, clock) as worker,
+    ):
+        sandbox_id = await a_released_sandbox(worker, core)
+
+        async def step_down(body: Any) -> None:
+            if "lease_token" in str(body):
+                await worker._leadership.step_down()
+
+        with proxy.after("TransactWriteItems", step_down):
+            await worker.cleaner.tick(RUN)
+            await worker.cleaner.idle()
+        row = await core.sandboxes.get("acme", sandbox_id)
+        asked = await provider.deletions()
+
+    assert row is not None
+    assert (row.state, row.lease_token, row.attempt) == (State.PENDING_DELETION, None, 0)
+    assert (row.next_attempt_at or 0) <= clock.now
+    assert asked == []
+
+
 async def test_allocations_expire_after_their_time_and_grace(
     worker: Worker, core: Broker, clock: Clock, stored: Fetch
 ) -> None:

@@ -9,6 +9,7 @@ import httpx
 import pytest
 
 from broker.sandbox import State
+from broker.wiring import Broker
 from local.store_proxy import StoreProxy
 from tests.allocation.students import allocate, release
 from tests.audit import audit
@@ -90,6 +91,43 @@ async def test_sigterm_hands_the_lead_over_at_once(ministack: str, table_name: s
             await standby.event("leading", fence=2)
 
 
+async def test_the_lead_goes_over_while_a_deletion_is_still_in_hand(ministack: str, table_name: str) -> None:
+    """H3: nobody waits for the provider, which takes its time; and the deletion is asked for once."""
+    lease = {"LEADER_LEASE_SEC": "30"}  # it does not lapse within this test; a standby looks every 6 s
+    async with (
+        a_provider(delete_latency_s=10) as provider,
+        a_broker(ministack, table_name) as core,
+        a_worker_process(ministack, table_name, provider, **lease) as leader,
+    ):
+        await leader.event("job done", job="sync")
+        async with a_worker_process(ministack, table_name, provider, **lease) as standby:
+            await standby.event("ready")
+            held = await allocate(core, "student-1")
+            await release(core, held.sandbox_id, "student-1")
+            await until_leased(core, held.sandbox_id)
+            code = await leader.stop()
+            leads = await standby.event("leading", fence=2)
+        deleted = await leader.event("deleted at the provider", sandbox_id=held.sandbox_id)
+        assert code == 0
+        assert leads["at"] < deleted["at"]
+        assert len(await provider.deletions()) == 1
+        order = [e["event"] for e in leader.events if e["event"].startswith(("draining", "stopped"))]
+        assert order == [
+            "draining", "draining: jobs handed back", "draining: lead handed back", "draining: nothing in hand",
+            "stopped",
+        ]  # fmt: skip
+
+
+async def until_leased(core: Broker, sandbox_id: str) -> None:
+    """Its deletion is in hand."""
+
+    async def leased() -> bool:
+        row = await core.sandboxes.get("acme", sandbox_id)
+        return row is not None and row.lease_token is not None
+
+    await until(leased)
+
+
 async def test_a_paused_leader_that_wakes_finds_another_leading_and_stands_by(
     ministack: str, table_name: str, provider: Provider
 ) -> None:
@@ -100,9 +138,9 @@ async def test_a_paused_leader_that_wakes_finds_another_leading_and_stands_by(
     ):
         first, second = (leader, standby) if await _leads(leader, standby) else (standby, leader)
         await first.event("job done", job="sync")
-        first.process.send_signal(signal.SIGSTOP)
+        first.signal_all(signal.SIGSTOP)
         await second.event("leading", fence=2)
-        first.process.send_signal(signal.SIGCONT)
+        first.signal_all(signal.SIGCONT)
 
         await first.event("no longer leading: standing by")
         await until_phase(first, "standby")
@@ -136,7 +174,7 @@ async def test_a_write_that_reaches_the_store_after_the_take_over_is_refused(
                 proxy.url, table_name, provider, STORE_TIMEOUT_SEC="30", **LEASE
             ) as paused:
                 await held_up.wait()
-                paused.process.send_signal(signal.SIGSTOP)
+                paused.signal_all(signal.SIGSTOP)
                 async with a_worker_process(
                     ministack, table_name, provider, SYNC_INTERVAL_SEC="3600", **LEASE
                 ) as second:
@@ -146,7 +184,7 @@ async def test_a_write_that_reaches_the_store_after_the_take_over_is_refused(
                     assert gone is not None
                     await core.sandboxes.remove(gone, TEST_CAUSE, now=0)  # so that the late write could land
                     let_go.set()
-                    paused.process.send_signal(signal.SIGCONT)
+                    paused.signal_all(signal.SIGCONT)
                     await paused.event("no longer leading: standing by")
                     await until_phase(paused, "standby")
 

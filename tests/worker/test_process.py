@@ -40,6 +40,8 @@ def environment(store_url: str, table_name: str, provider_url: str, port: int, *
         "WORKER_PORT": str(port),
         "CLEANUP_POLL_SEC": "0.1",
         "GAUGES_INTERVAL_SEC": "0.3",
+        "BOOT_TIMEOUT_SEC": "60",
+        "BOOT_BUDGET_MS": "60000",
         **more,
     }
 
@@ -67,6 +69,10 @@ class Process:
                         return event
                 await asyncio.sleep(0.02)
 
+    def signal_all(self, number: signal.Signals) -> None:
+        """To the worker and to its supervisor."""
+        os.killpg(self.process.pid, number)
+
     async def stop(self) -> int:
         self.process.send_signal(signal.SIGTERM)
         code = await asyncio.wait_for(self.process.wait(), 40)
@@ -86,6 +92,7 @@ async def a_worker_process(
         env=environment(store_url, table_name, provider.url, port, **more),
         stdout=asyncio.subprocess.PIPE,
         limit=1 << 20,
+        start_new_session=True,
     )
     running = Process(process, port)
     try:

@@ -127,9 +127,13 @@ class Cleaner:
         while self._running:
             await asyncio.wait(self._running.values())
 
+    def begin_nothing_more(self) -> None:
+        """What runs goes on."""
+        self._draining = True
+
     async def drain(self, timeout_s: float) -> None:
         """Begin nothing more, finish what runs within the time; the rest falls back to the queue by its lease."""
-        self._draining = True
+        self.begin_nothing_more()
         if self._running:
             _, unfinished = await asyncio.wait(self._running.values(), timeout=timeout_s)
             for task in unfinished:

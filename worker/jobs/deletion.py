@@ -33,6 +33,8 @@ BEATS_A_LEASE: Final = 3
 REFUSED_PAUSE_S: Final = 60.0
 """How long a deletion waits, at least, after the provider refused our credential."""
 
+HANDED_BACK: Final = "HANDED_BACK: the worker ended, or another leads"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rules:
@@ -151,7 +153,7 @@ class Deletion:
 
     def _is_mine(self) -> bool:
         """Whether the lease certainly still runs: asked before what cannot be taken back."""
-        return self._tools.leading() and self._tools.monotonic() - self._beat_at < self._rules.lease_s
+        return self._tools.monotonic() - self._beat_at < self._rules.lease_s
 
     async def _delete(self) -> str:
         cleared = None
@@ -160,6 +162,11 @@ class Deletion:
         if not self._is_mine():
             log.warning("the lease ran out before the provider was called: not deleted", extra=self._facts)
             return "lease_lost"
+        if not self._tools.leading():  # whoever leads may have it at once
+            now = int(self._tools.clock())
+            return await self._written(
+                partial(Sandbox.hand_back, error=HANDED_BACK, retry_at=now), Action.HANDED_BACK
+            )
         try:
             await self._tools.provider.delete(self._permit)
         except ProviderError as error:

@@ -15,6 +15,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from broker import logs
 from broker.metrics import Metrics
+from broker.store.allowed import Guard
 from worker.provider.errors import ProviderError
 
 log = logging.getLogger("worker")
@@ -121,7 +122,9 @@ class ManagedSource:
         self._id, _, self._key = reference.partition("#")
         self._region = region
         self._clock = clock
-        self._session = session or aioboto3.Session()  # remembers the credentials, and is not small
+        self._session = (
+            session or Guard("worker", table_name=None).session()
+        )  # remembers the credentials, and is not small
 
     async def stamp(self) -> Hashable:
         return int(self._clock() // REMEMBER_S)

@@ -46,6 +46,8 @@ SHORT = {
     "STORE_TIMEOUT_SEC": "2",
     "GRACEFUL_SHUTDOWN_TIMEOUT_SEC": "5",
     "DRAIN_NOTICE_SEC": "0",
+    "BOOT_TIMEOUT_SEC": "60",
+    "BOOT_BUDGET_MS": "60000",
     "RATE_LIMIT_PER_STUDENT": "1000000/second",
     "RATE_LIMIT_PER_CREDENTIAL": "1000000/second",
     "RATE_LIMIT_PER_ADDRESS": "1000000/second",
@@ -219,5 +221,6 @@ def _planned(
 
     return Fleet(
         children, proxy, store_url, simulator(1, simulator_port), simulator(2, free_port()),
-        several("worker", workers, "worker", "WORKER_PORT"), several("api", apis, "app", "API_PORT"), lines, http,
+        several("worker", workers, "worker.main", "WORKER_PORT"), several("api", apis, "app.main", "API_PORT"),
+        lines, http,
     )  # fmt: skip
