@@ -27,6 +27,7 @@ def _create_service_whole(response: EC2ContainerServiceResponse) -> Any:
     for parameter, attribute in FORGOTTEN.items():
         if (value := response._get_param(parameter)) is not None:
             setattr(service, attribute, value)
+    service.running_count, service.pending_count = service.desired_count, 0  # here tasks start at once
     return answer
 
 
