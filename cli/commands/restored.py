@@ -50,8 +50,7 @@ def hold(
 
     \b
     Examples:
-      sandbox-broker restored hold --old-table sandbox-broker --since 10:04 \\
-        --reason 'INC-4711'
+      sandbox-broker restored hold --old-table old --since 10:04 --reason INC-4711
     """
     from broker.restored import RestoreRefused, Wanted, hold_as_set  # noqa: PLC0415  half a second of AWS
 
@@ -79,8 +78,7 @@ def clear(
 
     \b
     Examples:
-      sandbox-broker restored clear --old-table sandbox-broker --since 10:04 \\
-        --reason 'INC-4711' --dry-run
+      sandbox-broker restored clear --old-table old --since 1h --reason INC-47
     """
     from broker.restored import RestoreRefused, Wanted, clear_as_set  # noqa: PLC0415  as above
 

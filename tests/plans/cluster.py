@@ -58,8 +58,8 @@ class Cluster:
         groups = elb.describe_target_groups()["TargetGroups"]
         [group] = [g["TargetGroupArn"] for g in groups if g["TargetGroupName"].endswith("-canary")]
         services = ecs.describe_services(cluster=CLUSTER, services=["api-canary"])["services"]
-        there = any(service["status"] == "ACTIVE" and service["desiredCount"] for service in services)
-        (elb.register_targets if there else elb.deregister_targets)(TargetGroupArn=group, Targets=[{"Id": CANARY}])
+        if any(service["status"] == "ACTIVE" and service["desiredCount"] for service in services):
+            elb.register_targets(TargetGroupArn=group, Targets=[{"Id": CANARY}])
 
     def _services(self) -> dict[str, Any]:
         """Of each service that runs: its table and the secrets as they are now."""

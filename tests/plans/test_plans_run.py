@@ -130,7 +130,7 @@ def rehearsal(aws_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     )
     logs = tmp_path_factory.mktemp("logs")
     cluster = Cluster(aws_url, logs)
-    shell = Shell(folder, environment(aws_url, cluster))
+    shell = Shell(folder, environment(folder, aws_url, cluster))
     try:
         cluster.start_provider(SANDBOXES)
         yield Rehearsal(folder, aws_url, cluster, shell)
@@ -139,7 +139,7 @@ def rehearsal(aws_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         cluster.close()
 
 
-def environment(aws_url: str, cluster: Cluster) -> dict[str, str]:
+def environment(folder: Path, aws_url: str, cluster: Cluster) -> dict[str, str]:
     """That of a person's shell, with the emulator for AWS, and nobody to say yes to terraform."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("TF_", "AWS_"))}
     return kept | {
@@ -157,6 +157,7 @@ def environment(aws_url: str, cluster: Cluster) -> dict[str, str]:
         "BROKER_ENV": "development",
         "DDB_ENDPOINT_URL": aws_url,
         "CANARY_STEP_SEC": "0",
+        "CANARY_TERRAFORM": str(folder / "terraform"),
     }
 
 
