@@ -17,11 +17,13 @@ from typing import Final, TypeVar
 from botocore.exceptions import BotoCoreError, ClientError
 from pydantic import ValidationError
 
+from broker import exits
 from broker.action import Action
+from broker.boot import Boot
 from broker.errors import ForeignTable, StoreThrottled, StoreUnavailable, WriteConflict, WrongState
 from broker.metrics import Metrics
 from broker.sandbox import Sandbox, State
-from broker.settings import EXIT_CONFIG, CoreSettings, problems_of
+from broker.settings import CoreSettings, problems_of
 from broker.store.event_log import Event, Sought, place
 from broker.store.events import Cause
 from broker.store.modes import ModeName
@@ -181,7 +183,7 @@ async def _clear_tenant(
     held = {i: s for i, s in present.items() if s.state is State.QUARANTINED and (s.reason or "").startswith(HELD)}
     await _must_be_synced(core, tenant, after=max((s.since for s in held.values()), default=0))
     there = await old.sandboxes.find(tenant, present)
-    allocated = {e.sandbox_id: e async for e in _events(old, tenant, since) if e.action == Action.ALLOCATE}
+    allocated = {e.sandbox_id: e.holder async for e in _events(old, tenant, since) if e.action == Action.ALLOCATE}
 
     def why_not(sandbox: Sandbox) -> str | None:
         then = there.get(sandbox.id)
@@ -207,9 +209,9 @@ async def _clear_tenant(
     report.outcome["cleared"] += len(free)
     for sandbox in (*held.values(), *added):
         if (why := why_not(sandbox)) is not None:
-            then, event = there.get(sandbox.id), allocated.get(sandbox.id)
+            then = there.get(sandbox.id)
             until = then.expires_at if then is not None and then.state is State.ALLOCATED else None
-            report.kept.append(Kept(tenant, sandbox.id, why, event and event.holder, until))
+            report.kept.append(Kept(tenant, sandbox.id, why, allocated.get(sandbox.id), until))
     report.outcome["kept"] = len(report.kept)
 
 
@@ -294,16 +296,16 @@ def _run(
     try:
         settings = CoreSettings()
     except ValidationError as error:
-        raise RestoreRefused("; ".join(problems_of(error)), EXIT_CONFIG) from None
+        raise RestoreRefused("; ".join(problems_of(error)), exits.CONFIG) from None
     if wanted.old_table == settings.table_name:
         raise RestoreRefused(
             f"{wanted.old_table} is the old table and the restored one: DDB_TABLE_NAME is to be the restored one.",
-            EXIT_CONFIG,
+            exits.CONFIG,
         )
     try:
         return asyncio.run(_on_both(wanted, settings, act))
     except ForeignTable as error:
-        raise RestoreRefused(f"{error}.", EXIT_CONFIG) from None
+        raise RestoreRefused(f"{error}.", exits.CONFIG) from None
     except (StoreUnavailable, StoreThrottled, ClientError, BotoCoreError) as error:
         raise RestoreRefused(f"The store does not answer as it should ({error}). Run it again.") from None
 
@@ -314,9 +316,13 @@ async def _on_both(
     act: Callable[[Wanted, CoreSettings, Broker, Broker | None], Awaitable[Report]],
 ) -> Report:
     async with AsyncExitStack() as opened:
-        core = await opened.enter_async_context(open_broker(settings, metrics=Metrics(of_worker=False)))
+        core = await opened.enter_async_context(
+            open_broker(settings, metrics=Metrics(of_worker=False), boot=Boot())
+        )
         old = None
         if wanted.old_table is not None:
             before = settings.model_copy(update={"table_name": wanted.old_table})
-            old = await opened.enter_async_context(open_broker(before, metrics=Metrics(of_worker=False)))
+            old = await opened.enter_async_context(
+                open_broker(before, metrics=Metrics(of_worker=False), boot=Boot())
+            )
         return await act(wanted, settings, core, old)

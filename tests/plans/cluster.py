@@ -15,6 +15,8 @@ from tests.terraform.workspace import client
 
 CLUSTER = "sandbox-broker"
 UP_S = 60.0
+PATIENT = {"BOOT_TIMEOUT_SEC": "60", "BOOT_BUDGET_MS": "30000", "STORE_TIMEOUT_SEC": "10"}
+"""The emulator is slow, and the machine is shared."""
 CANARY = "10.40.0.10"
 PROVIDER_TOKEN = "provider-token"
 LIKE_A_CONTAINER = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_EC2_METADATA_DISABLED", "PATH", "HOME")
@@ -84,7 +86,7 @@ class Cluster:
     def _run(self, name: str, wanted: dict[str, str]) -> None:
         ports = {"API_PORT": str(self.api_port), "WORKER_PORT": str(self.worker_port)}
         provider = {"CSP_BASE_URL": f"http://127.0.0.1:{self.provider_port}", "CSP_API_TOKEN": PROVIDER_TOKEN}
-        here = {"BROKER_ENV": "development", "DDB_ENDPOINT_URL": self.url, "AWS_REGION": "eu-central-1"}
+        here = {"BROKER_ENV": "development", "DDB_ENDPOINT_URL": self.url, "AWS_REGION": "eu-central-1", **PATIENT}
         mine = {"api": {"API_HOST": "127.0.0.1", "DRAIN_NOTICE_SEC": "0"}, "worker": provider}[name]
         module = {"api": "app", "worker": "worker"}[name]
         self._start(name, module, [], {**here, **ports, **mine, **wanted, "WORKER_HOST": "127.0.0.1"}, wanted)
