@@ -10,7 +10,7 @@ import secrets
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass, field, replace
 from typing import Final, TypeVar
 
@@ -24,6 +24,7 @@ from broker.errors import ForeignTable, StoreThrottled, StoreUnavailable, WriteC
 from broker.metrics import Metrics
 from broker.sandbox import Sandbox, State
 from broker.settings import CoreSettings, problems_of
+from broker.store.allowed import Guard
 from broker.store.event_log import Event, Sought, place
 from broker.store.events import Cause
 from broker.store.modes import ModeName
@@ -315,14 +316,13 @@ async def _on_both(
     settings: CoreSettings,
     act: Callable[[Wanted, CoreSettings, Broker, Broker | None], Awaitable[Report]],
 ) -> Report:
+    def table_of(name: str) -> AbstractAsyncContextManager[Broker]:
+        there, guard = settings.model_copy(update={"table_name": name}), Guard("api", table_name=name)
+        return open_broker(there, metrics=Metrics(of_worker=False), boot=Boot(), guard=guard)
+
     async with AsyncExitStack() as opened:
-        core = await opened.enter_async_context(
-            open_broker(settings, metrics=Metrics(of_worker=False), boot=Boot())
-        )
+        core = await opened.enter_async_context(table_of(settings.table_name))
         old = None
         if wanted.old_table is not None:
-            before = settings.model_copy(update={"table_name": wanted.old_table})
-            old = await opened.enter_async_context(
-                open_broker(before, metrics=Metrics(of_worker=False), boot=Boot())
-            )
+            old = await opened.enter_async_context(table_of(wanted.old_table))
         return await act(wanted, settings, core, old)
