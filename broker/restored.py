@@ -38,6 +38,8 @@ _AT_ONCE: Final = 20
 _EVENTS: Final = 500
 _WALKS: Final = 10
 _PAUSE_S: Final = 1.0
+_TRIES: Final = 5
+"""Of each step, while the store is in trouble: many sandboxes at once may be throttled."""
 
 Thing = TypeVar("Thing")
 
@@ -241,8 +243,17 @@ async def _events(old: Broker, tenant: str, since: int) -> AsyncIterator[Event]:
 
 async def _each(things: list[Thing], act: Callable[[Thing], Awaitable[None]]) -> None:
     """Some at a time. One that somebody else has moved by now is left: whoever runs this again sees it."""
+
+    async def insist(thing: Thing) -> None:
+        for _ in range(_TRIES - 1):
+            try:
+                return await act(thing)
+            except (StoreThrottled, StoreUnavailable):
+                await asyncio.sleep(_PAUSE_S)
+        return await act(thing)
+
     for first in range(0, len(things), _AT_ONCE):
-        results = await asyncio.gather(*map(act, things[first : first + _AT_ONCE]), return_exceptions=True)
+        results = await asyncio.gather(*map(insist, things[first : first + _AT_ONCE]), return_exceptions=True)
         for result in results:
             if isinstance(result, BaseException) and not isinstance(result, WrongState | WriteConflict):
                 raise result

@@ -247,18 +247,21 @@ def test_the_rollback_plan_leads_back_and_gives_no_sandbox_to_two_students(deplo
     early = {f"early-{n}": deployed.allocate(f"early-{n}").json()["sandbox_id"] for n in range(2)}
     then = deployed.items(CLUSTER)
     since = {f"since-{n}": deployed.allocate(f"since-{n}").json()["sandbox_id"] for n in range(4)}
-    stop, restore, hold, switch, sync, clear, open_ = of(ROLLBACK, *"1234567")
+    stop, restore, hold, switch, look, sync, clear, open_ = of(ROLLBACK, *"1234567")
     for block in (stop, restore):
         deployed.run(block)
     name = deployed.say("echo $NEW_TABLE").out.strip()
     deployed.set_items(name, then)
-    for block in (hold, switch, sync, clear, open_):
+    for block in (hold, switch):
+        deployed.run(block)
+    switched = deployed.run(look)
+    for block in (sync, clear, open_):
         deployed.run(block)
     again = {student: deployed.allocate(student).json()["sandbox_id"] for student in early}
     answers = [deployed.allocate(f"new-{n}") for n in range(SANDBOXES)]
     new = {answer.json()["sandbox_id"] for answer in answers if answer.status_code == 201}
-    [rotate] = of(ROLLBACK, "R6")
-    deployed.run(rotate)
+    for block in of(ROLLBACK, "R6"):
+        deployed.run(block)
     sys.stdout.write("\n".join(["", *deployed.told, ""]))
 
     assert {"status.json", "events.json", "services.json", "alarms.json", "table.json", "log-api.json"} <= kept
@@ -267,6 +270,7 @@ def test_the_rollback_plan_leads_back_and_gives_no_sandbox_to_two_students(deplo
     }
     assert back == {"api": "0.1.0", "worker": "0.1.0"}
     assert (in_maintenance.status_code, frozen) == (503, {"provider", "api"})
+    assert "held after a restore" in switched.out
     assert again == early
     assert new
     assert not new & (set(early.values()) | set(since.values()))
