@@ -23,6 +23,7 @@ from cli.commands import (
     moves,
     pools,
     reconcile,
+    restored,
     sandboxes,
     status,
     table,
@@ -148,6 +149,7 @@ app.command("abandon")(moves.abandon)
 app.command("bulk")(bulk.bulk)
 app.command("bulk-delete")(bulk.bulk_delete)
 app.add_typer(validate.app, name="validate", help="Before and after a deployment: can it be, was it?")
+app.add_typer(restored.app, name="restored", help="After a restore of the table: hold, sync, clear.")
 app.command("create-table")(table.create_table)
 app.command("import")(table.import_table)
 

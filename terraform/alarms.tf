@@ -86,31 +86,31 @@ locals {
       }
       "table-writes" = {
         says      = "The table takes over 80 % of the writes that it is warm for. Raise burst_allocations_per_sec before the next course, and look what writes: sandbox-broker status"
-        namespace = "AWS/DynamoDB", metric = "ConsumedWriteCapacityUnits", dimensions = { TableName = var.name }
+        namespace = "AWS/DynamoDB", metric = "ConsumedWriteCapacityUnits", dimensions = { TableName = local.table_name }
         statistic = "Sum", below = null, above = floor(0.8 * 60 * local.warmed.table.WriteUnitsPerSecond), period_sec = 60, periods = 1, silence = "notBreaching"
       }
       "table-reads" = {
         says      = "The table takes over 80 % of the reads that it is warm for. Look what reads: sandbox-broker status"
-        namespace = "AWS/DynamoDB", metric = "ConsumedReadCapacityUnits", dimensions = { TableName = var.name }
+        namespace = "AWS/DynamoDB", metric = "ConsumedReadCapacityUnits", dimensions = { TableName = local.table_name }
         statistic = "Sum", below = null, above = floor(0.8 * 60 * local.warmed.table.ReadUnitsPerSecond), period_sec = 60, periods = 1, silence = "notBreaching"
       }
       "table-throttled" = {
         says      = "DynamoDB throttles writes of the table: allocations answer 503 and are repeated by the scripts. First: the dashboard; is it one hot partition, or the whole?"
-        namespace = "AWS/DynamoDB", metric = "WriteThrottleEvents", dimensions = { TableName = var.name }
+        namespace = "AWS/DynamoDB", metric = "WriteThrottleEvents", dimensions = { TableName = local.table_name }
         statistic = "Sum", below = null, above = 0, period_sec = 60, periods = 1, silence = "notBreaching"
       }
     },
     {
       for index in local.indexes : "${lower(index)}-writes" => {
         says      = "${index} takes over 80 % of the writes that it is warm for. Raise burst_allocations_per_sec before the next course"
-        namespace = "AWS/DynamoDB", metric = "ConsumedWriteCapacityUnits", dimensions = { TableName = var.name, GlobalSecondaryIndexName = index }
+        namespace = "AWS/DynamoDB", metric = "ConsumedWriteCapacityUnits", dimensions = { TableName = local.table_name, GlobalSecondaryIndexName = index }
         statistic = "Sum", below = null, above = floor(0.8 * 60 * local.warmed.index.WriteUnitsPerSecond), period_sec = 60, periods = 1, silence = "notBreaching"
       }
     },
     {
       for index in local.indexes : "${lower(index)}-throttled" => {
         says      = "DynamoDB throttles writes of ${index}, and with it the table's. More shards for the largest tenant (DDB_SHARDS), or a larger burst_allocations_per_sec"
-        namespace = "AWS/DynamoDB", metric = "WriteThrottleEvents", dimensions = { TableName = var.name, GlobalSecondaryIndexName = index }
+        namespace = "AWS/DynamoDB", metric = "WriteThrottleEvents", dimensions = { TableName = local.table_name, GlobalSecondaryIndexName = index }
         statistic = "Sum", below = null, above = 0, period_sec = 60, periods = 1, silence = "notBreaching"
       }
     },

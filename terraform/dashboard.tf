@@ -45,7 +45,7 @@ locals {
       title = "The table: units consumed a minute"
       stat  = "Sum"
       metrics = [
-        ["AWS/DynamoDB", "ConsumedWriteCapacityUnits", "TableName", var.name],
+        ["AWS/DynamoDB", "ConsumedWriteCapacityUnits", "TableName", local.table_name],
         [".", "ConsumedReadCapacityUnits", ".", "."],
         [".", "WriteThrottleEvents", ".", "."],
         [".", "ReadThrottleEvents", ".", "."],

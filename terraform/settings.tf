@@ -8,7 +8,7 @@ locals {
     core = {
       BROKER_ENV                    = "production"
       AWS_REGION                    = var.region
-      DDB_TABLE_NAME                = var.name
+      DDB_TABLE_NAME                = local.table_name
       DDB_GSI1_NAME                 = "StatusIndex"
       DDB_GSI2_NAME                 = "TrackIndex"
       GRACEFUL_SHUTDOWN_TIMEOUT_SEC = tostring(var.drain_timeout_sec)

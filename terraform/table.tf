@@ -1,7 +1,8 @@
 # The one table: keys, indexes, projection and TTL as broker/store/table.py has them (a test compares both).
 
 locals {
-  table_arn  = "arn:${data.aws_partition.current.partition}:dynamodb:${var.region}:${data.aws_caller_identity.current.account_id}:table/${var.name}"
+  table_name = coalesce(var.table_name, var.name)
+  table_arn  = "arn:${data.aws_partition.current.partition}:dynamodb:${var.region}:${data.aws_caller_identity.current.account_id}:table/${local.table_name}"
   indexes    = [local.built.core.DDB_GSI1_NAME, local.built.core.DDB_GSI2_NAME]
   index_arns = [for index in local.indexes : "${local.table_arn}/index/${index}"]
 
@@ -32,7 +33,7 @@ locals {
 
 resource "aws_dynamodb_table" "main" {
   #checkov:skip=CKV_AWS_119:the account's AWS-managed key encrypts, and CloudTrail tells of its use; with a key of our own both task roles would need KMS, and a disabled key would take every allocation with it
-  name         = var.name
+  name         = local.table_name
   billing_mode = "PAY_PER_REQUEST"
   hash_key     = "pk"
   range_key    = "sk"

@@ -62,6 +62,17 @@ variable "image_tag" {
   }
 }
 
+variable "worker_image_tag" {
+  description = "Tag of the worker's image where it is not image_tag: the worker is replaced before the API. Null: image_tag."
+  type        = string
+  default     = null
+
+  validation {
+    condition     = var.worker_image_tag == null || var.image_tag != null
+    error_message = "worker_image_tag needs an image_tag: the API's."
+  }
+}
+
 variable "canary_image_tag" {
   description = "Tag of the next release's API image, which runs beside image_tag and gets canary_weight of the requests. Null: there is none."
   type        = string
@@ -86,6 +97,17 @@ variable "canary_weight" {
   validation {
     condition     = var.canary_weight == 0 || var.canary_image_tag != null
     error_message = "canary_weight sends requests to a canary that does not run: set canary_image_tag, or 0."
+  }
+}
+
+variable "table_name" {
+  description = "The table, where it is not called name: one that was restored (ROLLBACK_PLAN.md). Null: name."
+  type        = string
+  default     = null
+
+  validation {
+    condition     = var.table_name == null || can(regex("^[A-Za-z0-9_.-]{3,255}$", var.table_name))
+    error_message = "table_name must be the name of a table: 3 to 255 of A-Z a-z 0-9 _ . -."
   }
 }
 

@@ -14,7 +14,7 @@ resource "aws_ecs_task_definition" "worker" {
   skip_destroy             = true # earlier revisions are what a rollback goes back to
 
   container_definitions = jsonencode([merge(local.container.worker, {
-    image = "${aws_ecr_repository.image["worker"].repository_url}:${var.image_tag}"
+    image = "${aws_ecr_repository.image["worker"].repository_url}:${coalesce(var.worker_image_tag, var.image_tag)}"
   })])
 
   runtime_platform {

@@ -6,6 +6,8 @@ from typing import Any
 
 from moto.applicationautoscaling.responses import ApplicationAutoScalingResponse
 from moto.budgets.responses import BudgetsResponse
+from moto.cloudwatch.responses import CloudWatchResponse
+from moto.core.utils import get_service_model
 from moto.ec2.models.security_groups import SecurityGroupRule
 from moto.ecs.responses import EC2ContainerServiceResponse
 from moto.server import DomainDispatcherApplication, create_backend_app
@@ -27,6 +29,7 @@ def _create_service_whole(response: EC2ContainerServiceResponse) -> Any:
     for parameter, attribute in FORGOTTEN.items():
         if (value := response._get_param(parameter)) is not None:
             setattr(service, attribute, value)
+    service.running_count, service.pending_count = service.desired_count, 0  # here tasks start at once
     return answer
 
 
@@ -71,6 +74,17 @@ def _budget_tags(response: BudgetsResponse) -> str:
     return json.dumps({"ResourceTags": [{"Key": "Service", "Value": name}]})
 
 
+_describe_alarms = CloudWatchResponse.describe_alarms
+
+
+def _described_alarms(response: CloudWatchResponse) -> Any:
+    """Where a prefix and a state are asked for, moto forgets the state."""
+    answer: Any = _describe_alarms(response)
+    if state := response._get_param("StateValue"):
+        answer.result["MetricAlarms"] = [one for one in answer.result["MetricAlarms"] if one.state_value == state]
+    return answer
+
+
 _make_rule = SecurityGroupRule.__init__
 
 
@@ -93,6 +107,10 @@ def serve(port: int) -> None:
     budgets.describe_subscribers_for_notification, budgets.list_tags_for_resource = _subscribers, _budget_tags
     services: Any = EC2ContainerServiceResponse
     services.create_service = _create_service_whole
+    alarms: Any = CloudWatchResponse
+    alarms.describe_alarms = _described_alarms
+    # The AWS CLI asks CloudWatch in JSON, which moto's own older copy of the API does not know yet.
+    get_service_model("cloudwatch").metadata |= {"protocols": ["query", "json"], "jsonVersion": "1.0"}
     rules: Any = SecurityGroupRule
     rules.__init__ = _make_whole_rule
     rules.description = property(lambda rule: rule.told)

@@ -1,0 +1,208 @@
+"""K3: out of a restored table nothing is handed out that a student has got since, and the rest comes back."""
+
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+
+import pytest
+
+from broker.action import Action
+from broker.allocation import Allocation, Wish
+from broker.errors import BrokerDrained
+from broker.restored import HELD
+from broker.sandbox import State
+from broker.store import table
+from broker.store.modes import ModeName
+from broker.wiring import Broker
+from tests.allocation.students import TENANT, attempt, winners
+from tests.builders import TEST_CAUSE
+from tests.cli.shell import Done, Shell
+from tests.conftest import a_broker
+from tests.plans.point_in_time import restore
+from tests.worker.conftest import Provider, a_provider, a_worker
+
+REASON = ("--reason", "INC-4711")
+
+
+@dataclass(frozen=True)
+class Restored:
+    """An old table, which goes on, and one that was restored from it."""
+
+    url: str
+    old: Broker
+    core: Broker
+    old_name: str
+    name: str
+    since: int
+
+    async def run(self, what: str, *more: str) -> Done:
+        """`restored …`, as an operator would."""
+        environment = {
+            "AWS_ACCESS_KEY_ID": "local",
+            "AWS_SECRET_ACCESS_KEY": "local",
+            "BROKER_ENV": "development",
+            "BROKER_TENANT": TENANT,
+            "DDB_ENDPOINT_URL": self.url,
+            "DDB_TABLE_NAME": self.name,
+        }
+        command = ("restored", what, "--since", str(self.since), "--old-table", self.old_name, *REASON, *more)
+        return await Shell("http://127.0.0.1:1").run(*command, **environment)
+
+    async def state(self, sandbox_id: str) -> State:
+        sandbox = await self.core.sandboxes.get(TENANT, sandbox_id)
+        assert sandbox is not None
+        return sandbox.state
+
+
+@asynccontextmanager
+async def restored(url: str, table_name: str, provider: Provider) -> AsyncIterator[Restored]:
+    """Of ten accounts the first two came after the instant of the restore. One student had a sandbox before it."""
+    name = f"{table_name}-restored"
+    late = [int(id_) for id_ in (await provider.sandbox_ids())[:2]]
+    async with a_broker(url, table_name) as old, a_broker(url, name) as core:
+        await old.tenants.ensure(TENANT, shards=4, now=int(time.time()))
+        await provider.faults(hidden_accounts=late)
+        await sync(old, provider)
+        await get(old, "early")
+        since = int(time.time())
+        await restore(url, table_name, name)
+        await provider.faults(hidden_accounts=[])
+        await sync(old, provider)
+        yield Restored(url, old, core, table_name, name, since)
+
+
+@pytest.fixture
+async def tables(ministack: str, table_name: str, provider: Provider) -> AsyncIterator[Restored]:
+    async with restored(ministack, table_name, provider) as both:
+        yield both
+
+
+@pytest.fixture
+async def provider() -> AsyncIterator[Provider]:
+    async with a_provider(sandboxes=10, noise=0) as running:
+        yield running
+
+
+async def sync(core: Broker, provider: Provider) -> None:
+    async with a_worker(core, provider, time.time) as worker:
+        await worker.sync("sync-1")
+
+
+async def get(core: Broker, student: str) -> Allocation:
+    wish = Wish(holder=student)
+    return await core.allocator.allocate(TENANT, wish, replace(TEST_CAUSE, action=Action.ALLOCATE))
+
+
+async def spoil(core: Broker, sandbox_id: str) -> None:
+    """What a restore is for: the table says what is not so. Its events are as they were."""
+    await core.client.call(
+        "update_item",
+        TableName=core.client.table.name,
+        Key=table.sandbox_key(TENANT, sandbox_id),
+        UpdateExpression="SET #state = :state REMOVE holder",
+        ExpressionAttributeNames={"#state": "state"},
+        ExpressionAttributeValues=table.encode({":state": State.AVAILABLE.value}),
+    )
+
+
+async def set_mode(core: Broker, to: ModeName) -> None:
+    await core.operations.set_mode(TENANT, to, cause=TEST_CAUSE)
+
+
+async def test_no_sandbox_is_given_to_two_students_after_a_restore(tables: Restored, provider: Provider) -> None:
+    theirs = {(await get(tables.old, f"since-{n}")).sandbox_id for n in range(8)}
+    await spoil(tables.old, next(iter(theirs)))
+
+    held = await tables.run("hold")
+    mode = await tables.core.modes.current()
+    nothing = await tables.core.sandboxes.count(TENANT, State.AVAILABLE)
+    with pytest.raises(BrokerDrained):
+        await get(tables.core, "too-early")
+    await set_mode(tables.core, ModeName.DRAINED)
+    await sync(tables.core, provider)
+    shown = await tables.run("clear", "--dry-run")
+    still = await tables.core.sandboxes.count(TENANT, State.QUARANTINED)
+    cleared = await tables.run("clear", "--yes", "--json")
+    await set_mode(tables.core, ModeName.OPEN)
+    early = await get(tables.core, "early")
+    new = winners([await attempt(tables.core, f"new-{n}") for n in range(4)])
+
+    assert (held.code, "7 held" in held.out) == (0, True), held.err
+    assert (mode.name, mode.reason, nothing) == (ModeName.MAINTENANCE, f"{HELD}INC-4711", 0)
+    assert (shown.code, "8 kept" in shown.out, "since-0" in shown.out, still) == (0, True, True, 7)
+    assert (cleared.code, cleared.json["outcome"]["kept"]) == (0, 8), cleared.err
+    assert {kept["sandbox_id"] for kept in cleared.json["kept"]} == theirs
+    assert {kept["holder"] for kept in cleared.json["kept"]} == {f"since-{n}" for n in range(8)}
+    assert not early.created
+    assert len(new) == 1
+    assert not {a.sandbox_id for a in [early, *new]} & theirs
+
+
+async def test_what_was_free_all_the_while_comes_back_and_a_persons_quarantine_stays(
+    tables: Restored, provider: Provider
+) -> None:
+    free = [s.id async for s in tables.core.sandboxes.walk(TENANT, State.AVAILABLE)]
+    await tables.core.operations.quarantine(TENANT, free[0], cause=replace(TEST_CAUSE, reason="INC-9: odd"))
+    await provider.faults(hidden_accounts=[int(free[1])])
+
+    await tables.run("hold")
+    again = await tables.run("hold")
+    await set_mode(tables.core, ModeName.DRAINED)
+    await sync(tables.core, provider)
+    cleared = await tables.run("clear", "--yes")
+
+    assert "0 held" in again.out
+    assert (cleared.code, "5 cleared, 1 kept" in cleared.out, "not listed" in cleared.out) == (0, True, True)
+    assert [await tables.state(id_) for id_ in free] == [State.QUARANTINED] * 2 + [State.AVAILABLE] * 5
+
+
+async def test_what_students_did_since_is_done_again_and_what_the_worker_did_is_not(
+    ministack: str, table_name: str, tables: Restored, provider: Provider
+) -> None:
+    released, extended, expired = [await get(tables.old, f"student-{n}") for n in range(3)]
+    second = replace(tables, name=f"{table_name}-second")
+    await restore(ministack, table_name, second.name)
+    await tables.old.lifecycle.release(
+        TENANT, released.sandbox_id, holder="student-0", cause=replace(TEST_CAUSE, action=Action.RELEASE)
+    )
+    longer = await tables.old.lifecycle.extend(
+        TENANT,
+        extended.sandbox_id,
+        holder="student-1",
+        generation=extended.generation,
+        for_s=6 * 3600,
+        cause=replace(TEST_CAUSE, action=Action.EXTEND),
+    )
+    going = await tables.old.sandboxes.get(TENANT, expired.sandbox_id)
+    assert going is not None
+    await tables.old.lifecycle.expire(going, replace(TEST_CAUSE, action=Action.EXPIRE))
+
+    done = await second.run("hold")
+
+    async with a_broker(ministack, second.name) as core:
+        found = await core.sandboxes.find(TENANT, [a.sandbox_id for a in (released, extended, expired)])
+    assert (done.code, "1 released, 1 extended" in done.out) == (0, True), done.err
+    assert found[released.sandbox_id].state is State.PENDING_DELETION
+    assert found[extended.sandbox_id].expires_at == longer.expires_at
+    assert found[expired.sandbox_id].state is State.ALLOCATED
+
+
+async def test_nothing_is_cleared_while_the_broker_is_open_or_before_a_sync(tables: Restored) -> None:
+    await tables.run("hold")
+    unsynced = await tables.run("clear", "--yes")
+    await set_mode(tables.core, ModeName.OPEN)
+    open_ = await tables.run("clear", "--yes")
+
+    assert (unsynced.code, "has not been synced since" in unsynced.err) == (1, True)
+    assert (open_.code, "mode drain" in open_.err) == (1, True)
+    assert await tables.core.sandboxes.count(TENANT, State.AVAILABLE) == 0
+
+
+async def test_the_old_table_is_not_taken_for_the_restored_one(tables: Restored) -> None:
+    swapped = await replace(tables, name=tables.old_name).run("hold")
+    unknown = await replace(tables, old_name="no-such-table").run("clear", "--yes")
+
+    assert (swapped.code, unknown.code) == (78, 78)
+    assert (await tables.old.modes.current()).allocates
+    assert await tables.old.sandboxes.count(TENANT, State.AVAILABLE) == 9
