@@ -45,6 +45,9 @@ dashboard: .venv/run ## write the Grafana dashboard anew from monitoring/grafana
 terraform: .venv/dev ## terraform/ is formatted and valid, keeps its policies, applies to an emulated AWS, is gone after
 	@$(BIN)/python -m pytest tests/terraform $(ARGS)
 
+plans: .venv/dev .engine/ready ## both plans, command by command as written, against an emulated AWS (minutes)
+	@BROKER_TEST_PLANS=1 $(BIN)/python -m pytest -s tests/plans $(ARGS)
+
 checkov: .venv-checkov/ready ## terraform/ against checkov's rules; each one not kept says why where it stands
 	@.venv-checkov/bin/checkov -d terraform --framework terraform --quiet --compact --skip-download
 
@@ -63,7 +66,7 @@ lock: .venv/dev ## pin the dependencies anew, with hashes; no index address is r
 clean: ## remove what make installed
 	rm -rf .venv .venv-checkov .engine build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 
-.PHONY: help run test incident soak bench bench-sync dashboard terraform checkov check format engine install lock clean python
+.PHONY: help run test incident soak bench bench-sync dashboard terraform plans checkov check format engine install lock clean python
 
 python:
 	@test -n "$(PYTHON)" || { echo "make: Python 3.11 or newer is needed: install it, or say where with 'make PYTHON=/path/to/python3'." >&2; exit 1; }

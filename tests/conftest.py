@@ -21,7 +21,7 @@ from local.store_proxy import StoreProxy
 from tests.builders import NOW
 
 LONG_FILES = (
-    "plans/test_plans_run.py", "api/test_schemathesis.py", "worker/test_failover.py", "terraform/test_deployed.py",
+    "api/test_schemathesis.py", "worker/test_failover.py", "terraform/test_deployed.py",
     "chaos/test_state_machine.py",
     "worker/test_crash_points.py", "cli/test_with_a_worker.py", "e2e/test_workshop.py", "e2e/test_operators.py",
     "chaos/test_soak.py", "worker/test_process.py", "containers/test_images.py", "e2e/test_make_run.py",

@@ -85,7 +85,7 @@ def _descendants(root: int) -> list[tuple[int, str]]:
         if entry.name.isdecimal():
             try:
                 stat = (entry / "stat").read_text()
-                command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+                command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode().strip()
             except OSError:
                 continue
             parents[int(entry.name)] = (int(stat.rpartition(")")[2].split()[1]), command)

@@ -81,7 +81,7 @@ async def test_children_do_not_outlive_a_parent_that_is_killed() -> None:
 
 async def test_a_child_that_falls_ends_the_run_with_one_sentence() -> None:
     async with a_run(SIM_SANDBOXES="2") as run:
-        api = next(pid for pid, command in run.children().items() if "-m app" in command)
+        api = next(pid for pid, command in run.children().items() if command.endswith("-m app"))
         os.kill(api, signal.SIGKILL)
         code = await asyncio.wait_for(run.process.wait(), 30)
 
@@ -98,7 +98,7 @@ async def test_a_worker_that_is_killed_is_taken_over_from_and_replaced() -> None
         held = (await run.allocate("student-1")).json()
         await run.release("student-1", held["sandbox_id"])
         await run.line(rf"deleted at the provider.*sandbox_id={held['sandbox_id']}")
-        workers = [pid for pid, command in run.children().items() if "-m worker" in command]
+        workers = [pid for pid, command in run.children().items() if command.endswith("-m worker.main")]
 
     assert len(workers) == 2
 
@@ -106,7 +106,7 @@ async def test_a_worker_that_is_killed_is_taken_over_from_and_replaced() -> None
 async def leader_of(run: Running) -> int:
     """The process id of the worker that leads (Linux)."""
     for pid, command in run.children().items():
-        if "-m worker" in command:
+        if command.endswith("-m worker"):  # what newcomers find first: each has its real process behind it
             environ = Path(f"/proc/{pid}/environ").read_bytes()  # noqa: ASYNC240  no disk is behind it
             port = re.search(rb"WORKER_PORT=(\d+)", environ)
             assert port is not None
