@@ -77,7 +77,7 @@ class Audit:
         return {key.credential: key.name for key in found if tenant in (None, key.tenant)}
 
     async def for_tenant(self, events: list[Event], tenant: str) -> list[Event]:
-        """As people see them who are not the platform's: what was done to another tenant's things goes without facts.
+        """As people see them who are not the platform's: what was done to another tenant's things has no facts.
 
         Such an event is among those of who did it, and says what of the tenant or of the key was changed, and how.
         """

@@ -32,7 +32,9 @@ class _Ceiling:
 
 
 class TenantCeilings:
-    """Known to the second and read beside the requests, or before one after a pause; whatever is wrong with an item refuses nobody.
+    """Known to the second and read beside the requests, or before one after a pause.
+
+    Whatever is wrong with an item refuses nobody.
 
     `open` gives it the tenants; until then no tenant has a ceiling.
     """
@@ -54,7 +56,7 @@ class TenantCeilings:
         await asyncio.gather(*running, return_exceptions=True)
 
     async def of(self, tenant: str) -> RateLimitItem | None:
-        """The tenant's ceiling, None where it has none. Waits for a read, not for long, where what is known is old."""
+        """The tenant's ceiling, None where it has none. Where that is old news it waits for a read, not for long."""
         if self._tenants is None:
             return None
         ceiling = self._ceilings.get(tenant)

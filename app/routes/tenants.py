@@ -251,7 +251,7 @@ async def _left_behind(tenant: str, core: Parts) -> list[str]:
         "some may have" if waiting is None else "1 sandbox has" if waiting == 1 else f"{waiting} sandboxes have"
     )
     return [
-        f"connection: {how_many} still to be deleted; what the new connection does not list and calls gone ends as "
+        f"connection: {how_many} still to be deleted; what the new one does not list and calls gone ends as "
         "deletion_failed, PROVIDER_CHANGED: look where it was, then abandon it, or set that connection again"
     ]
 
