@@ -56,7 +56,7 @@ class TenantCeilings:
         await asyncio.gather(*running, return_exceptions=True)
 
     async def of(self, tenant: str) -> RateLimitItem | None:
-        """The tenant's ceiling, None where it has none. Where that is old news it waits for a read, not for long."""
+        """The tenant's ceiling, None where it has none. Where that is old it waits for a read, not for long."""
         if self._tenants is None:
             return None
         ceiling = self._ceilings.get(tenant)
