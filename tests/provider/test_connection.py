@@ -152,7 +152,7 @@ async def named(connection: Connection) -> str:
 
 
 async def test_a_connection_is_another_where_its_address_or_the_place_of_its_secret_is() -> None:
-    """What one has listed is not gone because the other knows nothing of it: see tests/worker/test_connections.py."""
+    """What one has listed is not gone because the other knows nothing of it."""
     environment = {"CSP_API_TOKEN_TEAM": "their-token", "CSP_API_TOKEN_OTHER": "their-token"}
     settings = settings_of()
     all_of_them = [
