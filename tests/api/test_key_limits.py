@@ -139,5 +139,6 @@ async def test_a_process_that_was_idle_judges_its_first_request_by_the_ceiling_a
         proxy.faults.latency_ms = 3000
         now += ceilings.OLD_S
         assert str(await known.of("north")) == "8 per 1 hour", "a store that is slow holds up nobody for long"
+        assert known._reads, "it is still being read"
         proxy.faults.latency_ms = 0
         await known.close()
