@@ -1,8 +1,8 @@
 """Lists of events for viewers: who changed what, newest first, page by page."""
 
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import astuple, dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import astuple, dataclass, replace
 from typing import Final
 
 from app.cursors import Cursors
@@ -75,3 +75,27 @@ class Audit:
         ids = {key_id for credential in credentials if (key_id := key_id_of(credential)) is not None}
         found = await self._keys.find(ids)
         return {key.credential: key.name for key in found if tenant in (None, key.tenant)}
+
+    async def for_tenant(self, events: list[Event], tenant: str) -> list[Event]:
+        """As people see them who are not the platform's: what was done to another tenant's things has no facts.
+
+        Such an event is among those of who did it, and says what of the tenant or of the key was changed, and how.
+        """
+        ids = {key_id for event in events if (key_id := key_id_of(event.subject or "")) is not None}
+        owners = {key.credential: key.tenant for key in await self._keys.find(ids)} if ids else {}
+        return [
+            replace(event, before=None, after=None) if _whose(event, tenant, owners) != tenant else event
+            for event in events
+        ]
+
+
+def _whose(event: Event, tenant: str, owners: Mapping[str, str]) -> str | None:
+    """Which tenant an event among those of `tenant` is about; None where nobody knows any more."""
+    subject = event.subject or ""
+    kind, _, named = subject.partition(":")
+    if kind == "tenant" and named:
+        return named
+    if key_id_of(subject) is None:
+        return tenant
+    made_for = event.after.get("tenant") if isinstance(event.after, dict) else None
+    return owners.get(subject) or made_for

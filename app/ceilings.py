@@ -6,6 +6,7 @@ import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import inf
 from typing import Final
 
 from limits import RateLimitItem, parse
@@ -17,6 +18,10 @@ from broker.store.tenants import Tenants
 log = logging.getLogger("app")
 
 REMEMBER_S: Final = 1.0
+OLD_S: Final = 60.0
+"""What is older is read before it is used: by a process that was idle, it may have been set long since."""
+WAIT_S: Final = 2.0
+"""How long a request waits for that."""
 
 
 @dataclass(slots=True)
@@ -27,7 +32,9 @@ class _Ceiling:
 
 
 class TenantCeilings:
-    """Known to the second and read beside the requests; whatever is wrong with an item refuses nobody.
+    """Known to the second and read beside the requests, or before one after a pause.
+
+    Whatever is wrong with an item refuses nobody.
 
     `open` gives it the tenants; until then no tenant has a ceiling.
     """
@@ -49,14 +56,15 @@ class TenantCeilings:
         await asyncio.gather(*running, return_exceptions=True)
 
     async def of(self, tenant: str) -> RateLimitItem | None:
-        """The tenant's ceiling, None where it has none. Waits for a read only where there never was one."""
+        """The tenant's ceiling, None where it has none. Where that is old it waits for a read, not for long."""
         if self._tenants is None:
             return None
         ceiling = self._ceilings.get(tenant)
-        if ceiling is None or self._monotonic() - ceiling.read_at >= REMEMBER_S:
+        age_s = inf if ceiling is None else self._monotonic() - ceiling.read_at
+        if age_s >= REMEMBER_S:
             read = self._reads.get(tenant) or self._begin(self._tenants, tenant)
-            if ceiling is None:
-                await asyncio.shield(read)
+            if age_s >= OLD_S:
+                await asyncio.wait({read}, timeout=WAIT_S)
                 ceiling = self._ceilings.get(tenant)
         return None if ceiling is None else ceiling.limit
 

@@ -2,10 +2,11 @@
 
 import asyncio
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Final, TypeVar
 
 from fastapi import Depends, Header, Path, Query, Request
 from fastapi.exceptions import RequestValidationError
@@ -31,6 +32,8 @@ from broker.selection import Selector
 from broker.settings import TENANT_PATTERN, ApiSettings
 from broker.store.events import Cause
 from broker.wiring import Broker
+
+_NO_LETTER: Final = re.compile(r"[\W_]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,14 +190,32 @@ async def json_or_nothing(request: Request) -> Any:
         raise InvalidInput("body", "is not valid JSON; this route needs none") from None
 
 
-async def release_of(sent: Annotated[Any, Depends(json_or_nothing)]) -> ReleaseIn:
+async def release_of(request: Request, sent: Annotated[Any, Depends(json_or_nothing)]) -> ReleaseIn:
     """What a release says of itself: nothing, where none or other JSON was sent.
 
     Raises:
+        InvalidInput: it means to name a generation, and does not: ignored, it would release a later allocation.
         RequestValidationError: its generation is none.
     """
+    if sent:
+        _names_a_generation_well(json.loads(await request.body(), object_pairs_hook=_Members))
     with _named_as_body(ReleaseIn):
         return ReleaseIn.model_validate(sent if isinstance(sent, dict) else {})
+
+
+class _Members(tuple[tuple[str, Any], ...]):
+    """An object's, as they were sent: one name may come twice."""
+
+    __slots__ = ()
+
+
+def _names_a_generation_well(sent: Any) -> None:
+    """Clients in the field send JSON of any kind; but what is nearly a generation is no such JSON."""
+    objects = [sent] if isinstance(sent, _Members) else sent if isinstance(sent, list) else []
+    names = [name for members in objects if isinstance(members, _Members) for name, _ in members]
+    alike = [name for name in names if _NO_LETTER.sub("", name).casefold() == "generation"]
+    if alike and (alike != ["generation"] or isinstance(sent, list)):
+        raise InvalidInput("body", 'names a generation otherwise than once, as {"generation": 1760000017}')
 
 
 Body = TypeVar("Body", bound=BaseModel)

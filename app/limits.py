@@ -106,7 +106,7 @@ class RateLimits:
         address: str,
         per_tenant: RateLimitItem | None = None,
     ) -> Verdict:
-        """Count one request, and say whether it may pass. `per_tenant`: for all of the tenant's credentials."""
+        """Count one request, and say whether it may pass. `per_tenant`: for the tenant's credentials together."""
         if credential is None:
             return self._hit(self._per_address, "address", ["address", _network(address)])
         ceiling = self._hit(self._per_credential, "credential", ["credential", credential.name])
@@ -215,7 +215,9 @@ class RateLimitMiddleware:
             else:
                 credential = answer
         state["credential"] = credential
-        per_tenant = None if credential is None else await self._ceilings.of(credential.tenant)
+        per_tenant = None
+        if credential is not None and not credential.platform:  # who set a ceiling too low must be able to undo it
+            per_tenant = await self._ceilings.of(credential.tenant)
         return self._limits.check(
             credential, student=_student(scope), address=_address(scope), per_tenant=per_tenant
         )

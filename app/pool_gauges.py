@@ -88,8 +88,16 @@ class PoolGauges:
             return
         self._refreshes.labels("read").inc()
         self._left_out.set(max(0, len(names) - MAX_TENANTS))
+        for tenant in self._counted_at.keys() - snapshots.keys():
+            self._show_no_more(tenant)
         for tenant, snapshot in snapshots.items():
             self._counted_at[tenant] = snapshot.at
             self._missing.labels(tenant).set(snapshot.missing)
             for state, count in snapshot.states.items():
                 self._pool.labels(tenant, state.value).set(count)
+
+    def _show_no_more(self, tenant: str) -> None:
+        """It is among those left out now, or gone: its last numbers would stand, and grow older, for ever."""
+        del self._counted_at[tenant]
+        for gauge in (self._missing, self._age_s, self._pool):
+            gauge.remove_by_labels({"tenant": tenant})

@@ -4,7 +4,7 @@ import asyncio
 import json
 from typing import Any, Final
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from app.errors import FRAMEWORK_CODES
 
@@ -23,6 +23,8 @@ class BoundedProtocol(HttpToolsProtocol):
     _body_bytes = 0
     _framing = 0
     _head_timer: asyncio.TimerHandle | None = None
+    _last_whole: RequestResponseCycle | None = None  # the last request that came to its end
+    _refused = False
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._end_head_timer()
@@ -37,16 +39,18 @@ class BoundedProtocol(HttpToolsProtocol):
         self._refuse(408, f"The headers took over {HEAD_S:.0f} s.")
 
     def data_received(self, data: bytes) -> None:
+        if self._refused:
+            return  # read, as an answer may be lost where a socket closes on what nobody has read
         self._ended_one = False
         self._body_bytes = 0
         in_body = not self._in_head
         super().data_received(data)
-        if in_body and not self._in_head and not self._ended_one and not self.transport.is_closing():
+        if in_body and not (self._refused or self._in_head or self._ended_one or self.transport.is_closing()):
             self._framing += len(data) - self._body_bytes  # chunk sizes, extensions, trailers
             if self._framing > 1024 * 1024:
                 self._refuse(431, "The chunk framing or trailers are too large.")
         # A chunk that ends one request and begins the next says little of the next one's head: let it pass.
-        if not self._in_head or self._ended_one or self.transport.is_closing():
+        if self._refused or not self._in_head or self._ended_one or self.transport.is_closing():
             return
         self._head_bytes += len(data)
         if self._head_bytes > MAX_HEAD_BYTES:
@@ -75,12 +79,25 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         super().on_message_complete()
+        self._last_whole = self.cycle
         self._ended_one = True
 
     def send_400_response(self, msg: str) -> None:
         self._refuse(400, msg)
 
     def _refuse(self, status: int, message: str) -> None:
+        """Answer what is no request, and close. Whole ones before it are answered instead, where they are not yet.
+
+        They are carried out in any case: an error in the place of their answers would be taken for theirs.
+        """
+        self._refused = True
+        self._end_head_timer()
+        whole = self._last_whole
+        if whole is not None and not whole.response_complete:
+            if self.pipeline and self.pipeline[0][0] is not whole:
+                self.pipeline.popleft()  # this very request, whose head was good
+            whole.keep_alive = False
+            return
         error: dict[str, Any] = {"code": FRAMEWORK_CODES[status], "message": message, "request_id": None}
         content = json.dumps({"error": error}).encode()
         head = f"HTTP/1.1 {status} {_REASONS[status]}\r\ncontent-type: application/json\r\n"

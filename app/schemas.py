@@ -143,7 +143,10 @@ class ExtendIn(HolderIn):
 
 
 class ReleaseIn(BaseModel):
-    """Of the JSON that is sent along with a release, which may be any: all that is looked at."""
+    """Of the JSON that is sent along with a release: all that is looked at.
+
+    It may be any, but for what is nearly a generation: in other letters, twice, or in a list. That is refused.
+    """
 
     generation: int | None = Field(
         None,

@@ -19,6 +19,6 @@ IN_WORDS: Final[Mapping[str, str]] = {
     URL_PATTERN: "a URL that begins with https:// (or http://, in development)",
     SECRET_PATTERN: "a secret's name in Secrets Manager, name#key for one text of a JSON secret, or env: and a "
     "variable of the worker that begins with CSP_API_TOKEN_",
-    RATE_LIMIT: "a number of requests, a / and a time",
+    RATE_LIMIT: "a number of requests, a / and a time of 9 days at the most",
 }
 """Nobody should have to read the form itself."""

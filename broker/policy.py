@@ -46,10 +46,10 @@ def on_listed(sandbox: Sandbox, account: Account, *, now: int) -> Decision:
     if sandbox.state is State.STALE:
         return Decision("came_back", sandbox.come_back(now=now))
     if sandbox.state is State.PENDING_DELETION:  # someone may hold its lease: leave it alone
-        return UNCHANGED
-    listed = (account.name, account.external_id, account.provider, dict(account.attributes), None)
-    known = (sandbox.name, sandbox.external_id, sandbox.provider, dict(sandbox.attributes), sandbox.missing_since)
-    if listed == known:
+        return UNCHANGED if sandbox.listed_by is None else Decision("updated", sandbox.found_again())
+    listed = (account.name, account.external_id, account.provider, dict(account.attributes))
+    known = (sandbox.name, sandbox.external_id, sandbox.provider, dict(sandbox.attributes))
+    if listed == known and sandbox.missing_since is None and sandbox.listed_by is None:
         return UNCHANGED
     return Decision(
         "updated",
@@ -67,13 +67,18 @@ def _another(sandbox: Sandbox, account: Account) -> bool:
     return (account.provider, listed) != (sandbox.provider, known)
 
 
-def on_missing(sandbox: Sandbox, *, now: int) -> Decision:
-    """What it means that a complete listing does not name this sandbox."""
+def on_missing(sandbox: Sandbox, *, now: int, former: str | None = None) -> Decision:
+    """What it means that a complete listing does not name this sandbox.
+
+    Args:
+        former: the connection that listed it until now, where this listing is another one's first.
+    """
     if sandbox.state is State.AVAILABLE:
         return Decision("stale", sandbox.go_stale(now=now))
+    left = sandbox if former is None or sandbox.listed_by is not None else sandbox.left_behind(former)
     if sandbox.state in MISSING_MATTERS and sandbox.missing_since is None:
-        return Decision("missing", sandbox.go_missing(now=now))
-    return UNCHANGED
+        return Decision("missing", left.go_missing(now=now))
+    return UNCHANGED if left is sandbox else Decision("updated", left)
 
 
 class Explained(StrEnum):

@@ -76,6 +76,7 @@ class Sandbox:
     last_error: str | None = None
     services: str | None = None  # what became of the services inside it before it was deleted
     missing_since: int | None = None  # the provider stopped listing it while it was not available
+    listed_by: str | None = None  # the connection that listed it last, where the tenant's next has not: see Sync
     reason: str | None = None  # why an operator last moved it; none once a student has it
     ttl: int | None = None
 
@@ -157,7 +158,13 @@ class Sandbox:
         """The provider still lists what we deleted: a tombstone becomes due once more."""
         self._must_be(State.DELETED)
         return self._move(
-            State.PENDING_DELETION, now, attempt=0, next_attempt_at=now, ttl=None, again=self.again + 1
+            State.PENDING_DELETION,
+            now,
+            attempt=0,
+            next_attempt_at=now,
+            ttl=None,
+            again=self.again + 1,
+            listed_by=None,
         )
 
     def retry_deletion(self, *, reason: str | None, now: int) -> Self:
@@ -187,7 +194,7 @@ class Sandbox:
 
     def come_back(self, *, now: int) -> Self:
         self._must_be(State.STALE)
-        return self._move(State.AVAILABLE, now)
+        return self._move(State.AVAILABLE, now, listed_by=None)
 
     def described(
         self, *, name: str, external_id: str, attributes: Mapping[str, str], provider: str | None = None
@@ -199,10 +206,19 @@ class Sandbox:
             provider=provider,
             attributes=dict(attributes),
             missing_since=None,
+            listed_by=None,
         )
 
     def go_missing(self, *, now: int) -> Self:
         return self._changed(missing_since=now)
+
+    def left_behind(self, connection: str) -> Self:
+        """The tenant has another connection, which does not list it: `connection` was the last that did."""
+        return self._changed(listed_by=connection)
+
+    def found_again(self) -> Self:
+        """The tenant's present connection lists it."""
+        return self._changed(listed_by=None)
 
     def _must_be(self, state: State) -> None:
         if self.state is not state:

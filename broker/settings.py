@@ -28,8 +28,12 @@ Seconds = Annotated[float, Field(gt=0)]
 WEEK_S = 7 * 24 * 3600
 
 TENANT_PATTERN = r"^[A-Za-z0-9._:-]{1,64}$"
-RATE_LIMIT = r"^[1-9]\d{0,8} ?(/| per ) ?([1-9]\d{0,5} ?)?(second|minute|hour|day)s?$"
-RATE_FORM = "a number of requests and a time, such as 60/minute or 5000/10 seconds"
+RATE_LIMIT = (
+    r"^[1-9]\d{0,8} ?(/| per ) ?"
+    r"(([1-9]\d{0,4} ?)?second|([1-9]\d{0,3} ?)?minute|([1-9]\d? ?)?hour|([1-9] ?)?day)s?$"
+)
+"""The time is nine days at the most: who is refused must live to see the end of it."""
+RATE_FORM = "a number of requests and a time, 9 days at the most, such as 60/minute or 5000/10 seconds"
 
 
 def weak_token(token: SecretStr) -> str | None:

@@ -80,6 +80,7 @@ class Worker:
         self.cleaner = Cleaner(
             Tools(
                 sandboxes=broker.sandboxes,
+                sync_states=broker.sync_states,
                 provider=door.client,
                 services=door.services,
                 leads_to=door.leads_to,

@@ -56,9 +56,11 @@ async def events(
 ) -> EventListOut:
     """List who changed what in the last 30 days, newest first; `?sandbox=…` is one sandbox's whole history.
 
+    Of what was done to another tenant's things, only the platform's operators and admins see `before` and `after`.
     Follow `cursor` until it is null: a page may be empty, as a page walks through some hours only.
     """
     page = await core.audit.page(tenant, sought, limit=limit, cursor=cursor)
-    names = await core.audit.names(page.events, tenant=None if caller.platform else tenant)
-    rows = [EventOut.of(event, names) for event in page.events]
+    found = page.events if caller.platform else await core.audit.for_tenant(page.events, tenant)
+    names = await core.audit.names(found, tenant=None if caller.platform else tenant)
+    rows = [EventOut.of(event, names) for event in found]
     return EventListOut(events=rows, count=len(rows), cursor=page.cursor)

@@ -40,6 +40,7 @@ from broker.action import Action
 from broker.sandbox import State
 from broker.selection import Selection
 from broker.settings import TENANT_PATTERN, ApiSettings
+from broker.store.events import Cause
 from broker.tenant import Drain, Tenant
 
 router = APIRouter(prefix="/v1/admin", tags=["tenants"])
@@ -106,7 +107,7 @@ async def create(
 
 @router.get("/tenants/{tenant}", response_model=TenantOut, responses=answers("The tenant.", errors.TenantNotFound))
 async def show(caller: ViewerCaller, tenant: _Name, core: Core) -> TenantOut:
-    """Show a tenant: the caller's own, or any to the default tenant's people."""
+    """Show a tenant: the caller's own, or any to the default tenant's operators and admins."""
     _within_sight(caller, tenant)
     return TenantOut.of(await core.broker.tenants.present(tenant))
 
@@ -129,9 +130,10 @@ async def change(
     note(request, "change_tenant", of_tenant=tenant, reason=wanted.reason)
     _encrypted(wanted, settings)
     cause = cause_of(request, caller, Action.CHANGE_TENANT, reason=wanted.reason)
-    changed = await core.broker.tenants.change(tenant, wanted.applied, cause, now=time.time())
+    changed, moved = await _changed(tenant, wanted, cause, core)
     supplied_anew = wanted.model_fields_set & {"provider", "prefixes"}
-    return TenantSetOut.set_up(changed, await core.tenant_desk.doubts(changed) if supplied_anew else [])
+    doubts = await core.tenant_desk.doubts(changed) if supplied_anew else []
+    return TenantSetOut.set_up(changed, (await _left_behind(tenant, core) if moved else []) + doubts)
 
 
 @router.post(
@@ -223,6 +225,35 @@ async def set_pool(
     if not await _has_some(caller.tenant, wanted.prefix, core):
         told.warnings = [f"prefix {wanted.prefix}: no sandbox begins with it now; it holds for those to come"]
     return told
+
+
+async def _changed(name: str, wanted: TenantChangeIn, cause: Cause, core: Parts) -> tuple[Tenant, bool]:
+    """The tenant as it is now, and whether its connection is another than before."""
+    before: list[Tenant] = []
+
+    def edit(tenant: Tenant) -> Tenant:
+        before[:] = [tenant]
+        return wanted.applied(tenant)
+
+    changed = await core.broker.tenants.change(name, edit, cause, now=time.time())
+    return changed, bool(before) and before[0].provider != changed.provider
+
+
+async def _left_behind(tenant: str, core: Parts) -> list[str]:
+    """What the former connection had still to delete: the next one cannot tell whether that is gone."""
+    waiting: int | None = None
+    with suppress(errors.BrokerError, TimeoutError):
+        async with asyncio.timeout(_LOOK_S):
+            waiting = await core.broker.sandboxes.count(tenant, State.PENDING_DELETION)
+    if waiting == 0:
+        return []
+    how_many = (
+        "some may have" if waiting is None else "1 sandbox has" if waiting == 1 else f"{waiting} sandboxes have"
+    )
+    return [
+        f"connection: {how_many} still to be deleted; what the new one does not list and calls gone ends as "
+        "deletion_failed, PROVIDER_CHANGED: look where it was, then abandon it, or set that connection again"
+    ]
 
 
 async def _held(tenant: Tenant, core: Parts) -> int | None:

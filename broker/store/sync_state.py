@@ -22,6 +22,7 @@ class SyncState:
     expected: int = 0
     missing: int = 0
     suspicion: Suspicion | None = None
+    connection: str | None = None  # whose listing was last believed; None: an older release's
 
 
 class SyncStates:
@@ -49,7 +50,13 @@ class SyncStates:
             expected=values.get("expected", 0),
             missing=values.get("missing", 0),
             suspicion=suspicion,
+            connection=values.get("connection"),
         )
+
+    async def connection(self, tenant: str) -> str | None:
+        """Whose listing was last believed; None where that was never said. One consistent read."""
+        item = await self._client.get(table.sync_key(tenant))
+        return None if item is None else table.decode(item).get("connection")
 
     async def write(self, tenant: str, state: SyncState, *, after: SyncState | None, fence: Fence) -> None:
         """Keep the state of this sync, if nobody kept another since `after` was read.
@@ -61,6 +68,7 @@ class SyncStates:
         facts: dict[str, Any] = {"v": table.ITEM_VERSION, "at": state.at, "expected": state.expected}
         facts |= {f"n_{kind.value}": state.accounts.get(kind, 0) for kind in Explained}
         facts |= {"missing": state.missing, "unexplained": json.dumps(dict(state.unexplained))}
+        facts |= {"connection": state.connection}
         before: dict[str, Any] = {"sketch": {}, "times": {}, "since": {}, "counted_at": {}}
         if (suspicion := state.suspicion) is not None:
             facts |= {"sketch": " ".join(f"{part:x}" for part in sorted(suspicion.sketch))}

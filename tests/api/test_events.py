@@ -375,3 +375,31 @@ async def test_a_key_is_told_by_its_name_too_but_no_tenant_is_told_what_others_c
 
     assert await named(theirs) == {platform.credential: None, own.credential: "a test's"}
     assert await named(ADMIN, tenant="north") == {platform.credential: "a test's", own.credential: "a test's"}
+
+
+async def test_what_was_done_to_another_tenants_things_tells_its_facts_to_the_platform_alone(api: Api) -> None:
+    """It is among the events of who did it, and their viewers are not the platform."""
+    north = {"name": "north", "provider": {"base_url": "https://csp.example.org", "secret": "north/secret"}}
+    created = await api.http.post("/v1/admin/tenants", headers=ADMIN, json=north | {"reason": "CHG-812"})
+    assert created.status_code == 201
+    await api.http.patch("/v1/admin/tenants/acme", headers=ADMIN, json={"max_live": 7, "reason": "CHG-813"})
+    for tenant in ("north", "acme"):
+        params, body = {"tenant": tenant}, {"role": "viewer", "name": f"{tenant}-people"}
+        made = await api.http.post("/v1/admin/keys", headers=ADMIN, params=params, json=body)
+        assert made.status_code == 201, made.text
+        path = f"/v1/admin/keys/{made.json()['id']}/revoke"
+        ended = await api.http.post(path, headers=ADMIN, params=params, json={"reason": "CHG-815"})
+        assert ended.status_code == 200, ended.text
+    viewer = bearer((await made_key(api, "acme", Role.VIEWER)).token)
+
+    answers = [await api.http.get("/v1/admin/events", headers=headers) for headers in (viewer, ADMIN)]
+    seen, all_of_it = [{row["event_id"]: row for row in answer.json()["events"]} for answer in answers]
+    differ = {id_ for id_, row in all_of_it.items() if seen[id_] != row}
+    told = [row for id_, row in all_of_it.items() if id_ in differ]
+
+    assert "north/secret" in answers[1].text
+    assert "north-people" in answers[1].text
+    assert not {word for word in ("north/secret", "north-people", "csp.example") if word in answers[0].text}
+    assert sorted(row["action"] for row in told) == ["create_key", "create_tenant", "revoke_key"]
+    assert all(seen[id_]["before"] is seen[id_]["after"] is None for id_ in differ)
+    assert all(word in answers[0].text for word in ("acme-people", "max_live")), "its own are told as ever"

@@ -195,7 +195,8 @@ async def test_a_good_body_extends(api: Api) -> None:
 @pytest.mark.parametrize(
     "body",
     [b"", b"  ", b"{}", b"[]", b"null", b"17", b'"generation"', b'{"note": "bye"}', b'{"generation": null}',
-     b'[{"generation": 1}]', b'{"note": {"generation": 1}}', b'{"n": NaN}', b"[" * 500 + b"]" * 500],
+     b'[{"n": 1}]', b'{"next_generation": 1}', b'{"note": {"generation": 1}}', b'{"n": NaN}',
+     b"[" * 500 + b"]" * 500],
     ids=lambda body: repr(body[:20]),
 )  # fmt: skip
 async def test_a_release_takes_whatever_json_it_took_before(api: Api, body: bytes) -> None:
@@ -205,6 +206,24 @@ async def test_a_release_takes_whatever_json_it_took_before(api: Api, body: byte
 
     assert answer.status_code == 200
     assert (await stored(api)).state is State.PENDING_DELETION
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b'{"Generation": 1}', b'{" generation ": 1}', b'{"GENERATION": null}', b'[{"generation": 1}]',
+     b'[{"a": 1}, {"Generation": 2}]', b'{"generation": 1, "generation": null}',
+     b'{"generation": null, "Generation": 1}', rb'{"\u0047eneration": 1}'],
+    ids=ascii,
+)  # fmt: skip
+async def test_a_release_that_nearly_names_a_generation_is_400_and_releases_nothing(api: Api, body: bytes) -> None:
+    """Left unread it would release whatever is held: the very thing that it was sent to prevent."""
+    await held(api)
+
+    answer = await api.http.post(f"/v1/sandboxes/{ID}/mark-for-deletion", headers=HOLDER, content=body)
+
+    assert refusal(answer) == (400, "INVALID_REQUEST")
+    assert '{"generation": 1760000017}' in error_of(answer)["message"]
+    assert (await api.view(ID)).json()["status"] == "allocated"
 
 
 @pytest.mark.parametrize("generation", ["2", True, 2.5, [2], {"a": 2}], ids=str)

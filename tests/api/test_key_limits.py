@@ -5,10 +5,12 @@ from collections import Counter
 
 import pytest
 
-from app import limits
+from app import ceilings, limits
+from app.ceilings import TenantCeilings
+from broker.role import Role
 from local.store_proxy import StoreProxy
 from tests.api.keys import a_tenant, bearer, made_key
-from tests.api.service import Api, a_client, an_api, error_of
+from tests.api.service import ADMIN, Api, a_client, an_api, error_of
 from tests.builders import TEST_CAUSE
 
 MADE_UP = [f"sbk_{number:012d}_{'A' * 43}" for number in range(60)]
@@ -101,3 +103,42 @@ async def test_a_store_that_is_down_takes_no_ceiling_away_and_refuses_nobody(
     async with an_api(proxy.url, table_name) as api:
         proxy.faults.down = True
         assert (await api.admin("/mode")).status_code == 200
+
+
+async def test_a_ceiling_of_the_default_tenant_locks_out_nobody_who_can_undo_it(
+    ministack: str, table_name: str
+) -> None:
+    async with an_api(ministack, table_name) as api:
+        viewer = (await made_key(api, "acme", Role.VIEWER)).token
+        await api.core.tenants.change("acme", lambda t: t.limited(requests="1/hour"), TEST_CAUSE, now=0)
+        assert [await tried(api, viewer) for _ in range(2)] == [200, 429]
+        people = [ADMIN, bearer((await made_key(api, "acme", Role.ADMIN)).token)]
+        bodies = [{"requests": "1/day"}, {"requests": None}]
+        answers = [
+            await api.http.patch("/v1/admin/tenants/acme", headers=who, json=body | {"reason": "CHG-812"})
+            for who, body in zip(people, bodies, strict=True)
+        ]
+        assert [answer.status_code for answer in answers] == [200, 200]
+
+
+async def test_a_process_that_was_idle_judges_its_first_request_by_the_ceiling_as_it_is(
+    proxy: StoreProxy, table_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 1000.0
+    async with an_api(proxy.url, table_name) as api:
+        await a_tenant(api, "north", requests="7/hour")
+        known = TenantCeilings(monotonic=lambda: now)
+        known.open(api.core.tenants)
+        assert str(await known.of("north")) == "7 per 1 hour"
+        await api.core.tenants.change("north", lambda t: t.limited(requests="8/hour"), TEST_CAUSE, now=0)
+        now += ceilings.OLD_S
+        assert str(await known.of("north")) == "8 per 1 hour"
+
+        await api.core.tenants.change("north", lambda t: t.limited(requests="9/hour"), TEST_CAUSE, now=0)
+        monkeypatch.setattr(ceilings, "WAIT_S", 0.01)
+        proxy.faults.latency_ms = 3000
+        now += ceilings.OLD_S
+        assert str(await known.of("north")) == "8 per 1 hour", "a store that is slow holds up nobody for long"
+        assert known._reads, "it is still being read"
+        proxy.faults.latency_ms = 0
+        await known.close()

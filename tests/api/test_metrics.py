@@ -127,6 +127,27 @@ async def test_every_tenants_pool_is_shown_up_to_a_number_that_says_so(
     assert counted["broker_pool_tenants_left_out"] == 2
 
 
+async def test_a_tenant_that_is_shown_no_more_leaves_no_numbers_behind_that_grow_older(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Others came to be that are before it by name; or its numbers are there no more."""
+    now, metrics = 1000.0, Metrics()
+    gauges = pool_gauges.PoolGauges(
+        api.core.gauges, api.core.tenants, metrics, tenant="acme", clock=lambda: NOW, monotonic=lambda: now
+    )
+    monkeypatch.setattr(pool_gauges, "MAX_TENANTS", 2)
+    for team in ("team-2", "team-1"):
+        await api.core.tenants.create(Tenant(name=team), TEST_CAUSE, now=NOW)
+        await api.core.gauges.write(team, COUNTED)
+        await gauges.refresh()
+        now += 60
+
+    samples = [sample for family in metrics.registry.collect() for sample in family.samples]
+    pools = [sample for sample in samples if sample.name.startswith("broker_pool_")]
+    assert {sample.labels["tenant"] for sample in pools if "tenant" in sample.labels} == {"team-1"}
+    assert len([sample for sample in pools if "status" in sample.labels]) == len(State)
+
+
 async def test_before_the_worker_counted_there_are_no_pool_numbers_and_the_scrape_is_good(api: Api) -> None:
     answer = await api.http.get("/metrics")
     assert answer.status_code == 200

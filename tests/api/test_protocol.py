@@ -159,6 +159,26 @@ def test_pipelined_requests_with_large_bodies_are_all_answered(served: Process) 
     assert statuses(served.raw(one * 3 + last)) == [409] * 4
 
 
+@pytest.mark.parametrize(
+    ("behind", "whole"),
+    [
+        (b'{"generation": 1}', 1),
+        (head("POST", "/v1/allocate", "Content-Length: 0") + b"nonsense\r\n\r\n", 2),
+        (head("POST", "/v1/allocate", "Transfer-Encoding: chunked") + b"zz\r\n", 1),
+    ],
+    ids=["a body of no length", "nonsense", "a broken chunk"],
+)
+def test_what_is_no_request_takes_no_answer_from_whole_ones_before_it(
+    served: Process, behind: bytes, whole: int
+) -> None:
+    """They are carried out: a 400 in the place of their answer would say that they were not."""
+    first = head("POST", "/v1/allocate", "Content-Length: 0")
+    received = served.raw(first + behind)
+    assert statuses(received) == [409] * whole
+    assert b"connection: close" in received.rpartition(b"HTTP/1.1 ")[2].lower()
+    alive(served)
+
+
 def test_a_head_that_begins_behind_a_large_body_is_not_charged_with_it(served: Process) -> None:
     size = 40 * 1024
     first = head("POST", "/v1/allocate", f"Content-Length: {size}") + text(size)

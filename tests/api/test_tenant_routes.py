@@ -17,6 +17,7 @@ from broker.tenant import Tenant
 from tests.api.keys import bearer, made_key
 from tests.api.service import ADMIN, TRACK, Api, error_of, refusal
 from tests.audit import items_of
+from tests.builders import NOW, TEST_CAUSE, a_sandbox
 
 WHY = {"reason": "CHG-812"}
 NORTH: dict[str, Any] = {
@@ -335,3 +336,20 @@ async def test_a_pool_that_has_nothing_is_drained_and_that_is_said(api: Api) -> 
     assert [len(told(answer)) for answer in answers] == [0, 0, 1]
     assert told(answers[2])[0].startswith("prefix lba-: no sandbox begins with it")
     assert [pool["prefix"] for pool in answers[2].json()["drained"]] == ["lab-7", "lab-8", "lba-"]
+
+
+async def test_a_change_of_the_connection_says_what_still_waits_for_its_deletion(api: Api) -> None:
+    """A provider that has never heard of an account calls it gone: see tests/worker/test_connections.py."""
+    await post(api, "/tenants", NORTH | WHY)
+    pending = a_sandbox(tenant="north", state=State.PENDING_DELETION, next_attempt_at=NOW)
+    await api.core.sandboxes.add(pending, TEST_CAUSE, now=NOW)
+    other = {"provider": NORTH["provider"] | {"secret": "sandbox-broker/others"}}
+
+    changed, same = [told(await patch(api, "north", other | WHY)) for _ in range(2)]
+    limited = told(await patch(api, "north", {"max_live": 1} | WHY))
+    await api.core.sandboxes.move(pending, pending.finish_deletion(now=NOW), TEST_CAUSE, now=NOW)
+    empty = told(await patch(api, "north", {"provider": None} | WHY))
+
+    assert [warning.partition(" still")[0] for warning in changed] == ["connection: 1 sandbox has"]
+    assert "PROVIDER_CHANGED" in changed[0]
+    assert (same, limited, empty) == ([], [], [])

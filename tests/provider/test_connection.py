@@ -199,3 +199,35 @@ async def test_services_are_cleared_at_the_environments_provider_alone() -> None
         assert theirs.services is None
         assert [theirs.leads_to(provider) for provider in (None, "other.example.org:443")] == [False, True]
         assert ours.leads_to(None)
+
+
+async def named(connection: Connection) -> str:
+    async with open_provider(settings_of(), Metrics(), connection=connection) as door:
+        return door.client.connection
+
+
+async def test_a_connection_is_another_where_its_address_or_the_place_of_its_secret_is() -> None:
+    """What one has listed is not gone because the other knows nothing of it."""
+    environment = {"CSP_API_TOKEN_TEAM": "their-token", "CSP_API_TOKEN_OTHER": "their-token"}
+    settings = settings_of()
+    all_of_them = [
+        connection_of(Provider(base_url=base_url, secret=secret), settings, environment=environment)
+        for base_url in ("https://csp.example.org", "https://csp.example.org/other", "https://csp.example.com")
+        for secret in ("env:CSP_API_TOKEN_TEAM", "env:CSP_API_TOKEN_OTHER", "teams/one#token", "teams/one#other")
+    ]
+    own = [settings, settings_of(CSP_API_TOKEN="", CSP_API_TOKEN_FILE="/run/token")]
+    all_of_them += [connection_of(None, each, environment=environment) for each in own]
+
+    assert len({await named(connection) for connection in all_of_them}) == 14
+
+
+async def test_a_new_value_in_the_same_place_is_the_same_connection() -> None:
+    team = Provider(base_url="https://csp.example.org", secret="env:CSP_API_TOKEN_TEAM")
+    slashed = Provider(base_url="https://csp.example.org/", secret="env:CSP_API_TOKEN_TEAM")
+    pairs = [(team, "one"), (team, "two"), (slashed, "one")]
+    names = [
+        await named(connection_of(provider, settings_of(), environment={"CSP_API_TOKEN_TEAM": value}))
+        for provider, value in pairs
+    ]
+    assert len(set(names)) == 1
+    assert "one" not in names[0]

@@ -21,6 +21,7 @@ from broker.policy import retry_delay_s
 from broker.sandbox import Sandbox, State
 from broker.store.events import Cause
 from broker.store.sandboxes import Sandboxes
+from broker.store.sync_state import SyncStates
 from worker.provider.client import ProviderClient, ProviderError
 from worker.provider.errors import is_no_try, is_refused_credential
 from worker.provider.permits import Permit
@@ -32,6 +33,8 @@ WRITE_PAUSES_S: Final = (0.1, 0.5, 2.0)
 BEATS_A_LEASE: Final = 3
 REFUSED_PAUSE_S: Final = 60.0
 """How long a deletion waits, at least, after the provider refused our credential."""
+UNLISTED_PAUSE_S: Final = 30.0
+"""How long a deletion waits for the first listing of a connection that is new."""
 
 HANDED_BACK: Final = "HANDED_BACK: the worker ended, or another leads"
 
@@ -51,6 +54,7 @@ class Tools:
     """What every deletion works with."""
 
     sandboxes: Sandboxes
+    sync_states: SyncStates
     provider: ProviderClient
     services: Services | None
     leads_to: Callable[[str | None], bool]  # whether `provider` is the one that a sandbox's account is at
@@ -169,11 +173,13 @@ class Deletion:
                 partial(Sandbox.hand_back, error=HANDED_BACK, retry_at=now), Action.HANDED_BACK
             )
         try:
-            await self._tools.provider.delete(self._permit)
+            was_there = await self._tools.provider.delete(self._permit)
         except ProviderError as error:
             self._tools.tried(error.kind)
             return await (self._not_tried(error) if is_no_try(error.kind) else self._failed(str(error)))
         self._tools.tried("ok")
+        if not was_there and (doubted := await self._doubted()) is not None:
+            return doubted
         now = int(self._tools.clock())
         outcome = await self._written(lambda held: held.finish_deletion(now=now, services=cleared), Action.DELETED)
         if outcome == "deleted":
@@ -182,6 +188,37 @@ class Deletion:
                 "deleted at the provider", extra={name: fact for name, fact in told.items() if fact is not None}
             )
         return outcome
+
+    async def _doubted(self) -> str | None:
+        """Whether "no such account" is no proof that it is gone, as others have listed it. None: it is one.
+
+        The marks are written before the name of the connection whose listing was believed: they are read after it.
+        """
+        tools, here = self._tools, self._tools.provider.connection
+        try:
+            believed = await tools.sync_states.connection(self._held.tenant)
+        except BrokerError as error:
+            return await self._failed(f"gone, they say; whether it was theirs is not known: {error}")
+        present = await self._present()
+        if present is None:
+            return "unwritten"  # the lease lapses, and the next try finds out
+        if (present.listed_by or believed) in (None, here):
+            return None
+        now = int(tools.clock())
+        if believed != here:
+            why = "NOT_LISTED_YET: the tenant's connection is new, and calls gone what its former one listed"
+            log.info("not deleted yet: the tenant's connection is new", extra=self._facts | {"why": why})
+            retry_at = now + round(UNLISTED_PAUSE_S * (1 + random.random()))  # noqa: S311  jitter
+            return await self._written(
+                partial(Sandbox.hand_back, error=why, retry_at=retry_at), Action.TURNED_AWAY
+            )
+        why = (
+            "PROVIDER_CHANGED: the tenant's connection has never listed the account and calls it gone; its former "
+        )
+        why += "one listed it: look there, then abandon it, or set that connection again and retry"
+        log.error("not deleted: the tenant's connection is another now", extra=self._facts | {"why": why})
+        failed = partial(Sandbox.fail_deletion, error=why, now=now, retry_at=None)
+        return await self._written(failed, Action.DELETION_REFUSED)
 
     async def _not_tried(self, error: ProviderError) -> str:
         """We were turned away at the door: that says nothing of this account, and costs it no attempt."""

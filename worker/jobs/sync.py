@@ -43,6 +43,8 @@ WRITE_AT: Final = 100
 """Changes that are collected before they are written: four transactions' worth."""
 LISTED_STATES: Final = (State.AVAILABLE, *sorted(MISSING_MATTERS))
 """Whose absence from a listing means something."""
+DELETABLE: Final = (State.PENDING_DELETION, *MISSING_MATTERS)
+"""Which may meet the provider's word that there is no such account."""
 
 Progress = Callable[[int], None]
 """Told how many accounts have been looked at."""
@@ -92,6 +94,8 @@ class Sync:
         self._confirmed = confirmed
         self._apart_s = apart_s
         self._progress = progress
+        self._former: str | None = None  # the connection whose listing was believed, where this is another
+        self._strange: list[Change] = []  # of those under whose ids that one lists other accounts
         self._outcome: Counter[str] = Counter()
 
     def _is_mine(self, account_name: str) -> bool:
@@ -110,6 +114,8 @@ class Sync:
             LeadershipLost: another worker leads, and syncs; what it wrote stands.
         """
         before = await self._states.read(self._tenant)
+        if before is not None and before.connection != self._provider.connection:
+            self._former = before.connection
         self._rivals = self._owner.rivals(
             [tenant async for tenant in self._tenants.all()], installation=self._installation
         )
@@ -198,6 +204,8 @@ class Sync:
         self._outcome[decision.action] += 1
         if decision.action == "identity_changed":
             listing.wonder(f"{sandbox.id}: names another account than before")
+            if self._former and sandbox.listed_by is None and sandbox.state in DELETABLE:
+                self._strange.append(Change(sandbox, sandbox.left_behind(self._former), None))
         else:
             listing.explain(sandbox)
         return None
@@ -226,6 +234,9 @@ class Sync:
             apart_s=self._apart_s,
         )
         known = before.unexplained if before else {}
+        believed = before.connection if before else None
+        if suspicion is None:
+            believed = self._provider.connection
         return SyncState(
             at=self._now,
             accounts=listing.explained,
@@ -233,6 +244,7 @@ class Sync:
             expected=missing.expected,
             missing=missing.missing,
             suspicion=suspicion,
+            connection=believed,
         )
 
     async def _missing_of(self, listing: Listing) -> Missing:
@@ -251,14 +263,23 @@ class Sync:
         )
 
     async def _mark_missing(self, listing: Listing) -> None:
-        changes: list[Change] = []
-        async for sandbox in self._not_in(listing):
-            decision = on_missing(sandbox, now=self._now)
+        """Write what it means not to be listed.
+
+        Where this is the first believed listing of another connection, each sandbox that it lacks is marked, those
+        that wait for their deletion as well. The others are known to be this connection's, and nobody writes them
+        for that. What is marked is not gone because this connection knows nothing of it.
+        """
+        changes = self._strange
+        states = (
+            LISTED_STATES if self._former is None else (*LISTED_STATES, State.PENDING_DELETION)
+        )  # in this order
+        async for sandbox in self._not_in(listing, states):
+            decision = on_missing(sandbox, now=self._now, former=self._former)
             if decision.after is None:
                 continue
             moves = decision.after.state is not sandbox.state
             changes.append(Change(sandbox, decision.after, self._cause(decision.action) if moves else None))
-            if not moves:
+            if decision.action == "missing":
                 facts = {"tenant": self._tenant, "sandbox_id": sandbox.id, "state": sandbox.state.value}
                 log.warning("sandbox in use vanished at the provider", extra=facts)
             if len(changes) >= WRITE_AT:
@@ -266,8 +287,8 @@ class Sync:
                 changes = []
         await self._write(changes, None)
 
-    async def _not_in(self, listing: Listing) -> AsyncIterator[Sandbox]:
-        for state in LISTED_STATES:
+    async def _not_in(self, listing: Listing, states: tuple[State, ...]) -> AsyncIterator[Sandbox]:
+        for state in states:
             async for sandbox in self._sandboxes.walk(self._tenant, state):
                 if sandbox.id not in listing:
                     yield sandbox

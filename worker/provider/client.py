@@ -61,6 +61,7 @@ class ProviderClient:
         limits: ProviderLimits,
         gates: Gates,
         metrics: Metrics,
+        connection: str = "",
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._calls = calls
@@ -69,6 +70,8 @@ class ProviderClient:
         self._gates = gates
         self._metrics = metrics
         self._sleep = sleep
+        self.connection = connection
+        """Which connection this is: another address or another place of the secret has another name."""
 
     def states(self) -> dict[str, str]:
         """For people: how each endpoint's breaker stands, the pace of deletions, what is wrong with the secret."""
@@ -110,8 +113,8 @@ class ProviderClient:
         """
         return self._gates.deletions.admit(account)
 
-    async def delete(self, permit: Permit) -> None:
-        """Delete the permit's account; one that is gone already counts as deleted.
+    async def delete(self, permit: Permit) -> bool:
+        """Delete the permit's account. False where the provider knows none of this name, any more or at all.
 
         One try: the caller's queue repeats. How it ends is told to breaker and pacing.
 
@@ -120,7 +123,7 @@ class ProviderClient:
         """
         permit.use()
         try:
-            await self.delete_account(permit.account)
+            was_there = await self.delete_account(permit.account)
         except ProviderError as error:
             permit.ended(error)
             raise
@@ -128,9 +131,10 @@ class ProviderClient:
             permit.abandon()
             raise
         permit.ended(None)
+        return was_there
 
-    async def delete_account(self, external_id: str) -> None:
-        """Delete an account without asking breaker and pacing, nor telling them.
+    async def delete_account(self, external_id: str) -> bool:
+        """Delete an account as delete() does, without asking breaker and pacing, nor telling them.
 
         Raises:
             ProviderError: it is not known to be gone.
@@ -147,6 +151,7 @@ class ProviderClient:
             )
             if answer.status == 404 and answer.body:
                 parsed(answer.body)  # where it is no JSON, somebody else said so: a proxy, another server
+            return answer.status != 404
 
     async def _entries(self, offset: int) -> list[Any]:
         """The entries from `offset` on, at most a page, after as many tries as it takes and may take."""

@@ -129,4 +129,4 @@ def _source_of(
         return NoSource("SECRET_REFUSED", f"env: may name a variable that begins with {VARIABLES} and no other")
     if not (value := environment.get(name)):
         return NoSource("SECRET_UNREADABLE", f"{name} is not set in the worker's environment")
-    return GivenSource(value)
+    return GivenSource(value, place=reference)

@@ -5,6 +5,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import Final
 
 import httpx
@@ -90,7 +91,17 @@ def client_of(
         ),
         gates=gates,
         metrics=metrics,
+        connection=_name_of(connection),
     )
+
+
+def _name_of(connection: Connection) -> str:
+    """The same for as long as address and place of the secret are: a new value in that place changes nothing.
+
+    A digest, as somebody may have put the secret itself where its name belongs.
+    """
+    told = f"{connection.base_url.rstrip('/')} {connection.source.place}"
+    return blake2b(told.encode(), digest_size=8).hexdigest()
 
 
 def services_of(settings: WorkerSettings, metrics: Metrics, http: httpx.AsyncClient, gates: Gates) -> Services:

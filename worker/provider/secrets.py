@@ -39,7 +39,9 @@ class Unreadable(Exception):
 
 
 class Source(Protocol):
-    """Where a secret is kept."""
+    """Where a secret is kept. `place` tells one place from another, whatever lies there."""
+
+    place: str
 
     async def stamp(self) -> Hashable:
         """Another value when the secret may have changed. Cheap: asked before every call."""
@@ -55,8 +57,9 @@ class Source(Protocol):
 class GivenSource:
     """The value from the environment: it lasts as long as the process."""
 
-    def __init__(self, value: str) -> None:
+    def __init__(self, value: str, *, place: str = "") -> None:
         self._value = value
+        self.place = place
 
     async def stamp(self) -> Hashable:
         return None
@@ -67,6 +70,8 @@ class GivenSource:
 
 class NoSource:
     """There is no secret to be had, and no call to be made, until somebody mends the tenant's connection."""
+
+    place = "nowhere"
 
     def __init__(self, kind: str, why: str) -> None:
         self._kind = kind
@@ -84,6 +89,7 @@ class FileSource:
 
     def __init__(self, path: str) -> None:
         self._path = Path(path)
+        self.place = f"file:{path}"
 
     async def stamp(self) -> Hashable:
         return await asyncio.to_thread(self._stamp)
@@ -119,6 +125,7 @@ class ManagedSource:
         session: aioboto3.Session | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self.place = reference
         self._id, _, self._key = reference.partition("#")
         self._region = region
         self._clock = clock
