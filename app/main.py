@@ -170,25 +170,31 @@ async def _boot(app: FastAPI, settings: ApiSettings, boot: Boot, metrics: Metric
             _give_up(app, exits.CRASH)
         return
     boot.phase("parts")
-    cursors = Cursors(settings.admin_token.get_secret_value())
-    app.state.parts = Parts(
-        broker=broker,
-        inventory=Inventory(broker.sandboxes, broker.tenants, cursors),
-        gauges=PoolGauges(broker.gauges, broker.tenants, metrics, tenant=settings.tenant),
-        desk=JobDesk(broker.jobs, cursors, leaving=lambda: bool(app.state.readiness.draining)),
-        key_desk=_key_desk(app, broker, cursors),
-        selector=Selector(broker.sandboxes, broker.tenants),
-        dead_letters=DeadLetters(broker.jobs, broker.sandboxes),
-        audit=Audit(broker.event_log, broker.tenants, broker.keys, cursors),
-        tenant_desk=TenantDesk(broker.tenants, broker.sandboxes, cursors),
-    )
+    app.state.parts = parts_of(app, broker, metrics)
     app.state.key_ring.open(broker.keys)
     app.state.ceilings.open(broker.tenants)
     app.state.readiness.booted(broker.client, broker.modes)
     await boot.ready(settings, metrics, broker.boots)
 
 
-def _key_desk(app: FastAPI, broker: Broker, cursors: Cursors) -> KeyDesk | None:
+def parts_of(app: FastAPI, broker: Broker, metrics: Metrics, *, clock: Callable[[], float] = time.time) -> Parts:
+    """What stands on the core, for the routes."""
+    settings: ApiSettings = app.state.settings
+    cursors = Cursors(settings.admin_token.get_secret_value())
+    return Parts(
+        broker=broker,
+        inventory=Inventory(broker.sandboxes, broker.tenants, cursors),
+        gauges=PoolGauges(broker.gauges, broker.tenants, metrics, tenant=settings.tenant),
+        desk=JobDesk(broker.jobs, cursors, leaving=lambda: bool(app.state.readiness.draining)),
+        key_desk=_key_desk(app, broker, cursors, clock),
+        selector=Selector(broker.sandboxes, broker.tenants),
+        dead_letters=DeadLetters(broker.jobs, broker.sandboxes),
+        audit=Audit(broker.event_log, broker.tenants, broker.keys, cursors),
+        tenant_desk=TenantDesk(broker.tenants, broker.sandboxes, cursors),
+    )
+
+
+def _key_desk(app: FastAPI, broker: Broker, cursors: Cursors, clock: Callable[[], float]) -> KeyDesk | None:
     if (peppers := app.state.peppers) is None:
         return None
     return KeyDesk(
@@ -197,7 +203,7 @@ def _key_desk(app: FastAPI, broker: Broker, cursors: Cursors) -> KeyDesk | None:
         peppers,
         changed=app.state.key_ring.forget,
         default_tenant=app.state.settings.tenant,
-        clock=time.time,
+        clock=clock,
     )
 
 

@@ -11,20 +11,10 @@ from functools import cache
 from typing import Any
 
 import httpx
-from fastapi import FastAPI
 
-from app.audit import Audit
-from app.cursors import Cursors
-from app.dead_letters import DeadLetters
-from app.deps import Parts
-from app.inventory import Inventory
-from app.job_desk import JobDesk
-from app.key_desk import KeyDesk
-from app.main import create_app
-from app.pool_gauges import PoolGauges
+from app.main import create_app, parts_of
 from broker.leadership import Leadership
 from broker.metrics import Metrics
-from broker.selection import Selector
 from broker.store.leader import LEADER_SCOPE
 from broker.wiring import Broker, build
 from local.store_proxy import StoreProxy
@@ -100,7 +90,7 @@ class World:
         core = self.a_core()
         settings = api_settings(self.proxy.url, self.table_name)
         app = create_app(settings, clock=self.clock, monotonic=self.monotonic)
-        app.state.parts = _parts(app, core, self.clock)
+        app.state.parts = parts_of(app, core, app.state.metrics, clock=self.clock)
         app.state.key_ring.open(core.keys)
         app.state.ceilings.open(core.tenants)
         self.stack.push_async_callback(app.state.key_ring.close)
@@ -177,20 +167,6 @@ class World:
 def _certificates() -> ssl.SSLContext:
     """Shared, as they are read from disk; no connection here is encrypted."""
     return httpx.create_ssl_context()
-
-
-def _parts(app: FastAPI, core: Broker, clock: Clock) -> Parts:
-    cursors, key_ring = Cursors(ADMIN_TOKEN), app.state.key_ring
-    return Parts(
-        broker=core,
-        inventory=Inventory(core.sandboxes, core.tenants, cursors),
-        gauges=PoolGauges(core.gauges, core.tenants, app.state.metrics, tenant=OURS),
-        desk=JobDesk(core.jobs, cursors, leaving=lambda: False),
-        key_desk=KeyDesk(core.keys, cursors, app.state.peppers, changed=key_ring.forget, clock=clock),
-        selector=Selector(core.sandboxes, core.tenants),
-        dead_letters=DeadLetters(core.jobs, core.sandboxes),
-        audit=Audit(core.event_log, core.tenants, cursors),
-    )
 
 
 @asynccontextmanager
