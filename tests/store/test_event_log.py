@@ -106,6 +106,7 @@ async def test_an_event_comes_back_as_it_was_written(broker: Broker) -> None:
     whole = Event(
         event_id=id_, at=NOW - 1, actor="ada", action="expire", request_id="r-9", sandbox_id=a_sandbox().id,
         before="available", after="allocated", version=8, holder="student-1", track="lab", reason="INC-4711",
+        expires_at=an_allocated_sandbox().expires_at,
     )  # fmt: skip
 
     assert (await part(broker, place(NOW + 1))).events == [whole]
