@@ -67,7 +67,8 @@ async def run(settings: WorkerSettings, boot: Boot) -> int:
                 boot.unavailable = str(error)
                 log.warning("store not reachable yet, boot waits", extra={"why": str(error)})
                 health.beat()
-                await _before(stop, asyncio.sleep(RETRY_BOOT_S))
+                pause_s = RETRY_BOOT_S if boot.done else min(RETRY_BOOT_S, boot.left_s(settings))
+                await _before(stop, asyncio.sleep(pause_s))
             except TimeoutError:
                 boot.gave_up()
                 return exits.UNAVAILABLE

@@ -106,11 +106,11 @@ async def test_a_failing_boot_is_counted_in_the_store_for_the_process_that_comes
 
 
 def test_a_store_that_stays_away_ends_the_boot_which_is_counted_in_the_file(tmp_path: Path) -> None:
-    """Both processes at once, as each takes nine seconds."""
+    """Both processes at once, as each takes some ten seconds."""
     store = {"DDB_ENDPOINT_URL": NOBODY, "DDB_TABLE_NAME": "nowhere", "BOOT_STATE_DIR": str(tmp_path)}
     with ExitStack() as stack:
         both = [
-            stack.enter_context(supervised(module, **store, **ports(), **PROVIDER, BOOT_TIMEOUT_SEC="10"))
+            stack.enter_context(supervised(module, **store, **ports(), **PROVIDER, BOOT_TIMEOUT_SEC="15"))
             for module in ("app", "worker")
         ]
         codes = [process.code() for process in both]
