@@ -214,8 +214,8 @@ class Deletion:
             )
         why = (
             "PROVIDER_CHANGED: the tenant's connection has never listed the account and calls it gone; its former "
+            "one listed it: look there, then abandon it, or set that connection again and retry"
         )
-        why += "one listed it: look there, then abandon it, or set that connection again and retry"
         log.error("not deleted: the tenant's connection is another now", extra=self._facts | {"why": why})
         failed = partial(Sandbox.fail_deletion, error=why, now=now, retry_at=None)
         return await self._written(failed, Action.DELETION_REFUSED)

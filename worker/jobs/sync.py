@@ -270,9 +270,9 @@ class Sync:
         for that. What is marked is not gone because this connection knows nothing of it.
         """
         changes = self._strange
-        states = (
-            LISTED_STATES if self._former is None else (*LISTED_STATES, State.PENDING_DELETION)
-        )  # in this order
+        states = LISTED_STATES
+        if self._former is not None:
+            states = (*LISTED_STATES, State.PENDING_DELETION)  # last: what moves there meanwhile is met again
         async for sandbox in self._not_in(listing, states):
             decision = on_missing(sandbox, now=self._now, former=self._former)
             if decision.after is None:
