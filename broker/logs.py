@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterable
 from contextvars import ContextVar
 from logging.handlers import QueueHandler, QueueListener
-from typing import Any, Final
+from typing import Any, Final, TextIO
 
 from broker.masking import Masker
 
@@ -25,6 +25,9 @@ _STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {
     "taskName",
     "color_message",
 }
+
+
+_encode: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
 class JsonFormatter(logging.Formatter):
@@ -49,7 +52,7 @@ class JsonFormatter(logging.Formatter):
             line["logger"] = record.name
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(self._masker.value(line), ensure_ascii=False, separators=(",", ":"))
+        return _encode(self._masker.facts(line))
 
 
 class _WithRequest(QueueHandler):
@@ -61,6 +64,18 @@ class _WithRequest(QueueHandler):
         return record
 
 
+class _Lines(logging.StreamHandler[TextIO]):
+    """Writes lines out once no further one waits: in a burst many at once."""
+
+    def __init__(self, waiting: queue.SimpleQueue[logging.LogRecord]) -> None:
+        super().__init__(sys.stdout)
+        self._waiting = waiting
+
+    def flush(self) -> None:
+        if self._waiting.empty():
+            super().flush()
+
+
 def hide(secrets: Iterable[str]) -> None:
     """Never show these in this process's log from now on: a rotated secret is told here before it is used."""
     _masker.learn(secrets)
@@ -68,10 +83,10 @@ def hide(secrets: Iterable[str]) -> None:
 
 def configure(process: str, *, level: str, secrets: Iterable[str]) -> None:
     """Send everything that this process logs through the one JSON handler. Call once, at the start."""
-    out = logging.StreamHandler(sys.stdout)
+    lines: queue.SimpleQueue[logging.LogRecord] = queue.SimpleQueue()
+    out = _Lines(lines)
     hide(secrets)
     out.setFormatter(JsonFormatter(_masker, process=process))
-    lines: queue.SimpleQueue[logging.LogRecord] = queue.SimpleQueue()
     listener = QueueListener(lines, out)
     listener.start()
     atexit.register(listener.stop)

@@ -34,6 +34,11 @@ def _kept(found: re.Match[str]) -> str:
     return f"{parts['name']}{parts.get('scheme') or ''}{quote}{MASK}{quote}"
 
 
+def _joined(first: str, second: str) -> tuple[str, ...]:
+    """The ways in which two words are one name."""
+    return tuple(first + mark + second for mark in ("", "_", "-"))
+
+
 _Replacement = str | Callable[[re.Match[str]], str]
 
 _SHAPES: Final[tuple[tuple[tuple[str, ...], re.Pattern[str], _Replacement], ...]] = (
@@ -85,7 +90,7 @@ _SHAPES: Final[tuple[tuple[tuple[str, ...], re.Pattern[str], _Replacement], ...]
     ),
     # AWS secret keys and session tokens, passwords, secrets, API keys, tokens by name
     (
-        ("secret", "session", "passw", "key", "token", "jwt", "authorization"),
+        ("secret", "passw", "token", "jwt", "authorization", *_joined("api", "key"), *_joined("private", "key")),
         re.compile(
             rf"(?i)(?P<name>{_NAME}(?:secret_?access_?key|session_?token|passw(?:or)?d|passwd|secret(?:_?key)?"
             rf"|api[_-]?key|token|jwt|private_?key|authorization){_SEP})"
@@ -98,6 +103,13 @@ _SHAPES: Final[tuple[tuple[tuple[str, ...], re.Pattern[str], _Replacement], ...]
 
 Most lines hold no such word, and to look for words is a hundred times cheaper.
 """
+_HINTS: Final = tuple(
+    sorted(
+        {word for words, _, _ in _SHAPES for word in words}
+        | {"credential", "signature", *_joined("session", "id")}  # the rest of what makes a name secret
+    )
+)
+"""Words without one of which there is neither a secret's shape nor a secret's name."""
 
 
 class Masker:
@@ -120,10 +132,28 @@ class Masker:
         if (known := self._known) is not None:
             text = known.sub(MASK, text)
         low = text.lower()
+        odd = not text.isascii()  # where a shape's letters may be spelled otherwise than its words' are
         for words, shape, replacement in _SHAPES:
-            if any(word in low for word in words):
+            if odd or any(word in low for word in words):
                 text = shape.sub(replacement, text)
         return text
+
+    def facts(self, facts: dict[str, Any]) -> dict[str, Any]:
+        """value() of an event's facts: at once, and the very same, where no word hints at a secret in any of them.
+
+        That is nearly every line of a log, and to look through all its texts as one is ten times cheaper.
+        """
+        texts = [value for value in facts.values() if isinstance(value, str)]
+        plain = sum(value is None or isinstance(value, bool | int | float) for value in facts.values())
+        if len(texts) + plain == len(facts):
+            text = "\n".join([*facts, *texts])
+            low = text.lower()
+            known = self._known
+            hinted = not text.isascii() or any(hint in low for hint in _HINTS)
+            if not hinted and (known is None or known.search(text) is None):
+                return facts
+        masked: dict[str, Any] = self.value(facts)
+        return masked
 
     def value(self, value: Any, *, depth: int = 0) -> Any:
         """A JSON-able copy: strings masked, values under secret names masked whole, whatever their type."""
