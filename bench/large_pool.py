@@ -20,9 +20,10 @@ from broker.sandbox import Sandbox, State
 from broker.settings import CoreSettings
 from broker.store import table
 from broker.store.client import StoreClient
+from broker.store.door import SdkDoor, client_config
 from broker.store.events import Cause
 from broker.store.schema import create_table
-from broker.wiring import build, client_config, table_of
+from broker.wiring import build, table_of
 from local.engine import engine
 
 SHARDS = 4
@@ -80,7 +81,7 @@ async def measure(sizes: list[int]) -> None:
             names = table_of(settings)
             await create_table(dynamodb, names)
             metrics = Metrics()
-            client = CountingClient(dynamodb, names, timeout_s=30, connections=64, metrics=metrics)
+            client = CountingClient(SdkDoor(dynamodb), names, timeout_s=30, connections=64, metrics=metrics)
             print(f"{platform.processor() or platform.machine()}, Python {platform.python_version()}, ministack")
             print(f"{'pool':>8} {'queries':>8} {'rows examined':>14} {'transactions':>13} {'engine ms':>10}")
             filled = 0

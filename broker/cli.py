@@ -21,10 +21,11 @@ from broker.metrics import Metrics
 from broker.settings import CoreSettings, problems_of
 from broker.store.adoptions import Adoptions
 from broker.store.allowed import Guard
+from broker.store.door import client_config
 from broker.store.events import Cause
 from broker.store.schema import create_table
 from broker.version import VERSION
-from broker.wiring import client_config, open_broker, table_of
+from broker.wiring import open_broker, table_of
 
 __all__ = ["Brought", "ImportFailed", "Plan", "Trouble", "Wanted", "create_table_as_set", "import_as_set"]
 

@@ -124,6 +124,7 @@ class CoreSettings(BaseSettings):
         "us-east-1", validation_alias=AliasChoices("AWS_REGION", "AWS_DEFAULT_REGION"), min_length=3
     )
     shards: int = Field(4, alias="DDB_SHARDS", ge=1, le=64)
+    store_door: Literal["direct", "sdk"] = Field("direct", alias="STORE_DOOR", description="direct or sdk")
     store_timeout_s: Seconds = Field(3, alias="STORE_TIMEOUT_SEC", le=30)
     store_connections: int = Field(64, alias="STORE_CONNECTIONS", ge=1, le=1000)
     log_level: str = Field(

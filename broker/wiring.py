@@ -6,8 +6,6 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass
 
-from aiobotocore.config import AioConfig
-
 from broker.allocation import Allocator
 from broker.boot import Boot
 from broker.candidates import Candidates
@@ -22,6 +20,7 @@ from broker.store.batches import Batches
 from broker.store.boots import Boots
 from broker.store.claims import Claims
 from broker.store.client import StoreClient
+from broker.store.door import open_door
 from broker.store.event_log import EventLog
 from broker.store.events import Events
 from broker.store.gauges import GaugesStore
@@ -71,32 +70,15 @@ def table_of(settings: CoreSettings) -> Table:
     return Table(settings.table_name, settings.status_index, settings.track_index)
 
 
-def client_config(settings: CoreSettings) -> AioConfig:
-    """Deadlines and pool of the one AWS client. It repeats nothing: see StoreClient."""
-    return AioConfig(
-        connect_timeout=min(2.0, settings.store_timeout_s),
-        read_timeout=settings.store_timeout_s,
-        max_pool_connections=settings.store_connections,
-        retries={"total_max_attempts": 1, "mode": "standard"},
-        tcp_keepalive=True,
-        parameter_validation=False,  # a tenth of a call's CPU, to check shapes that `store` alone builds
-    )
-
-
 @asynccontextmanager
 async def open_client(
     settings: CoreSettings, *, metrics: Metrics, guard: Guard | None = None
 ) -> AsyncIterator[StoreClient]:
     """The process's one client of the store, behind the guard of what the process may call."""
     guard = guard or Guard(settings.process, table_name=settings.table_name)
-    async with guard.session().client(
-        "dynamodb",
-        region_name=settings.region,
-        endpoint_url=settings.endpoint_url,
-        config=client_config(settings),
-    ) as dynamodb:
+    async with open_door(settings, guard) as door:
         client = StoreClient(
-            dynamodb,
+            door,
             table_of(settings),
             timeout_s=settings.store_timeout_s,
             connections=settings.store_connections,

@@ -2,8 +2,8 @@
 
 import itertools
 import os
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, closing
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import aclosing, asynccontextmanager, closing
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,12 @@ import pytest
 
 from broker.metrics import Metrics
 from broker.settings import CoreSettings
+from broker.store.allowed import Guard
 from broker.store.client import StoreClient
+from broker.store.door import DirectDoor, Door, SdkDoor, client_config, connections_to, host_of
 from broker.store.schema import claim_table, create_table
-from broker.wiring import Broker, build, client_config, table_of
+from broker.store.signature import Signer
+from broker.wiring import Broker, build, table_of
 from local.engine import engine
 from local.store_proxy import StoreProxy
 from tests.builders import NOW
@@ -88,6 +91,25 @@ def aws_session() -> aioboto3.Session:
     return aioboto3.Session()
 
 
+class Unguarded(Guard):
+    """For tests, which set up and look at what no process may."""
+
+    def check(self, service: str, operation: str, params: Mapping[str, Any]) -> None:
+        pass
+
+
+@asynccontextmanager
+async def a_door(settings: CoreSettings, dynamodb: Any) -> AsyncIterator[Door]:
+    """The processes' own way to the store; on real AWS the SDK's."""
+    if settings.endpoint_url is None:
+        yield SdkDoor(dynamodb)
+        return
+    signer = Signer(region=settings.region, host=host_of(settings.endpoint_url))
+    credentials = await aws_session().get_credentials()
+    async with aclosing(connections_to(settings.endpoint_url, None, connect_timeout_s=2)) as connections:
+        yield DirectDoor(connections, signer, credentials, Unguarded("worker", table_name=None))
+
+
 @asynccontextmanager
 async def a_broker(
     url: str | None, table_name: str, *, lease_s: int = 4 * 3600, max_per_holder: int = 5, **more: Any
@@ -99,13 +121,16 @@ async def a_broker(
     clocks = {name: more.pop(name) for name in ("clock", "monotonic") if name in more}
     settings = settings_for(url, table_name, **more)
     metrics = Metrics()
-    async with aws_session().client(
-        "dynamodb", region_name=settings.region, endpoint_url=url, config=client_config(settings)
-    ) as dynamodb:
+    async with (
+        aws_session().client(
+            "dynamodb", region_name=settings.region, endpoint_url=url, config=client_config(settings)
+        ) as dynamodb,
+        a_door(settings, dynamodb) as door,
+    ):
         table = table_of(settings)
         await create_table(dynamodb, table)
         client = StoreClient(
-            dynamodb,
+            door,
             table,
             timeout_s=settings.store_timeout_s,
             connections=settings.store_connections,

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 import aioboto3
-from aiobotocore.session import get_session
+from aiobotocore.session import AioSession, get_session
 
 _ITEMS: Final = frozenset(
     {
@@ -53,12 +53,23 @@ class Guard:
 
     def session(self) -> aioboto3.Session:
         """A session of AWS whose every client this guard stands before."""
-        core = get_session()
-        core.register("before-parameter-build", self._check)
-        return aioboto3.Session(botocore_session=core)
+        return aioboto3.Session(botocore_session=self.core())
 
-    def _check(self, params: dict[str, Any], model: Any, **_: Any) -> None:
-        service, operation = model.service_model.service_name, model.name
+    def core(self) -> AioSession:
+        """The same, as the SDK's lower half knows it."""
+        core = get_session()
+        core.register("before-parameter-build", self._on_call)
+        return core
+
+    def _on_call(self, params: dict[str, Any], model: Any, **_: Any) -> None:
+        self.check(model.service_model.service_name, model.name, params)
+
+    def check(self, service: str, operation: str, params: Mapping[str, Any]) -> None:
+        """Look at a call that is about to be made.
+
+        Raises:
+            CallRefused: it is none of this process's.
+        """
         if service == "sts" and operation in _IDENTITY:
             return
         actions = self._allowed.get(service, frozenset())

@@ -4,16 +4,14 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from botocore.exceptions import BotoCoreError, ClientError
 
 from broker.errors import StoreThrottled, StoreUnavailable, WriteConflict
 from broker.metrics import Metrics
+from broker.store.door import Door
 from broker.store.table import Item, Table
-
-if TYPE_CHECKING:
-    from types_aiobotocore_dynamodb import DynamoDBClient
 
 _THROTTLED: Final = frozenset(
     {
@@ -85,7 +83,7 @@ class StoreClient:
 
     def __init__(
         self,
-        dynamodb: "DynamoDBClient",
+        door: Door,
         table: Table,
         *,
         timeout_s: float,
@@ -93,7 +91,7 @@ class StoreClient:
         metrics: Metrics,
     ) -> None:
         self._slots = asyncio.Semaphore(connections)
-        self._dynamodb = dynamodb
+        self._door = door
         self._timeout_s = timeout_s
         self._metrics = metrics
         self._closed = False
@@ -120,7 +118,7 @@ class StoreClient:
             if self._closed:
                 raise StoreUnavailable("closed")
             async with asyncio.timeout(self._timeout_s):
-                answer: dict[str, Any] = await getattr(self._dynamodb, operation)(**arguments)
+                answer = await self._door.call(operation, arguments)
         except ClientError as error:
             raise self._counted(operation, _translated(error)) from error
         except (BotoCoreError, OSError) as error:  # TimeoutError is an OSError
@@ -132,6 +130,9 @@ class StoreClient:
 
     async def _take_slot(self, operation: str) -> None:
         """Waiting for a connection is not the store's slowness, so that it has a deadline of its own."""
+        if not self._slots.locked():
+            await self._slots.acquire()  # which does not wait
+            return
         try:
             async with asyncio.timeout(self._timeout_s * QUEUE_FACTOR):
                 await self._slots.acquire()

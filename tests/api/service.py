@@ -12,8 +12,9 @@ from fastapi import FastAPI
 
 from app.main import create_app
 from broker.settings import ApiSettings, CoreSettings
+from broker.store.door import client_config
 from broker.store.schema import create_table
-from broker.wiring import Broker, client_config, table_of
+from broker.wiring import Broker, table_of
 from local.store_proxy import StoreProxy
 from tests.builders import NOW, TEST_CAUSE, a_sandbox
 from tests.conftest import aws_session, settings_for

@@ -2,8 +2,9 @@
 
 from typing import Any
 
+from broker.store.door import client_config
 from broker.store.schema import create_table
-from broker.wiring import client_config, table_of
+from broker.wiring import table_of
 from tests.conftest import aws_session, settings_for
 
 

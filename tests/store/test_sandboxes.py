@@ -192,7 +192,7 @@ async def test_every_transition_has_left_its_event(broker: Broker) -> None:
 async def test_a_table_without_the_configured_index_is_refused(broker: Broker, index: str) -> None:
     """It ends the boot with a reason; unnoticed, every request would be a 500."""
     names = dataclasses.replace(broker.client.table, **{index: "Wrong"})
-    astray = StoreClient(broker.client._dynamodb, names, timeout_s=20, connections=4, metrics=broker.metrics)
+    astray = StoreClient(broker.client._door, names, timeout_s=20, connections=4, metrics=broker.metrics)
 
     with pytest.raises(ForeignTable, match=names.name):
         await claim_table(astray, now=NOW)

@@ -7,7 +7,7 @@ from typing import Any
 import aioboto3
 
 from broker.store import table
-from broker.wiring import client_config
+from broker.store.door import client_config
 from tests.conftest import settings_for
 
 
