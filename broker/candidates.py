@@ -29,6 +29,8 @@ EMPTY_S: Final = 1.0
 MAX_EVIDENCE_S: Final = 2.0
 PAGE: Final = 25
 MAX_PAGE: Final = 100
+HURRY_S: Final = 1.0
+"""A page used up within this time is followed by one of twice its rows."""
 MAX_SHELVES: Final = 1000
 MAX_PROVED: Final = 50_000
 DOUBTS: Final = 2
@@ -58,6 +60,8 @@ class _Shelf:
     empty_until: float = 0.0
     doubts: int = 0
     checking: bool = False  # rows were found wrong: check every page until one is won
+    page: int = PAGE
+    filled_at: float = float("-inf")
     waiting: int = 0
     walk: _Walk | None = None
     filling: asyncio.Task[None] | None = None
@@ -192,7 +196,7 @@ class Candidates:
         """Put candidates on the shelf, or prove that there are none."""
         if shelf.doubts >= DOUBTS:
             await self._check(shelf)
-        wanted = min(MAX_PAGE, max(PAGE, shelf.waiting))
+        wanted = self._page(shelf)
         while not shelf.ready and shelf.waiting:
             walk = shelf.walk
             if walk is None or self._monotonic() - walk.began_at > FRESH_S:
@@ -208,6 +212,13 @@ class Candidates:
                 if shelf.empty_until > self._monotonic():
                     self._metrics.candidate_refills.labels("empty").inc()
                     return
+
+    def _page(self, shelf: _Shelf) -> int:
+        """How many rows to ask for: as many as wait for one, and more where the last page was gone at once."""
+        now = self._monotonic()
+        shelf.page = min(MAX_PAGE, 2 * shelf.page) if now - shelf.filled_at < HURRY_S else PAGE
+        shelf.filled_at = now
+        return min(MAX_PAGE, max(shelf.page, shelf.waiting))
 
     async def _conclude(self, shelf: _Shelf, walk: _Walk) -> None:
         """Every shard was asked and nothing is left to try. Is it empty, or only not known to be?"""

@@ -192,6 +192,26 @@ async def test_the_usual_allocation_is_one_transaction_and_one_index_query_for_m
     assert proxy.counts.calls["GetItem:consistent"] == 0
 
 
+async def test_pages_grow_with_the_rush_and_shrink_after_it(core: Broker, proxy: StoreProxy, clock: Clock) -> None:
+    """A burst of thousands asks the index a few dozen times; who comes alone reads no more than before."""
+    await put_in_bulk(core, 450)
+    limits: list[int] = []
+
+    async def look(body: dict[str, Any]) -> None:
+        limits.append(body["Limit"])
+
+    with proxy.before("Query", look):
+        for n in range(350):
+            await allocate(core, f"student-{n}")
+        rush, limits[:] = list(limits), []
+        clock.now += 10  # all that is on the shelf is too old by then
+        await allocate(core, "latecomer")
+
+    assert list(dict.fromkeys(rush)) == [25, 50, 100]
+    assert len(rush) <= 10  # 14 pages of 25, or 2 of these and four of 100, each shard's last one short
+    assert set(limits) == {25}
+
+
 async def test_a_refused_transaction_gives_its_candidate_back(
     core: Broker, other: Broker, proxy: StoreProxy
 ) -> None:
