@@ -3,6 +3,7 @@
 import asyncio
 import socket
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 
 import pytest
 import uvloop
@@ -45,12 +46,21 @@ class Peer:
                     if isinstance(said, bytes):
                         writer.write(said)
                         break
-                    await asyncio.sleep(said)
+                    with suppress(TimeoutError):
+                        async with asyncio.timeout(said):
+                            await reader.read(1)  # nothing comes but the end
+                            return
         except (asyncio.IncompleteReadError, ConnectionError):
             pass
         finally:
             self.closed += 1
             writer.close()
+
+    async def closes(self, count: int) -> None:
+        """Wait until so many connections are closed."""
+        async with asyncio.timeout(10):
+            while self.closed < count:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
 
 
 def run(loop: str, peer: Peer, scenario: Callable[[Connections], Awaitable[None]]) -> None:
@@ -66,9 +76,7 @@ def run(loop: str, peer: Peer, scenario: Callable[[Connections], Awaitable[None]
             await connections.aclose()
             server.close()
             await server.wait_closed()
-            async with asyncio.timeout(10):
-                while peer.closed < peer.connections:  # noqa: ASYNC110  which shows that nothing stays open
-                    await asyncio.sleep(0.01)
+            await peer.closes(peer.connections)  # which shows that nothing stays open
 
     with asyncio.Runner(loop_factory=LOOPS[loop]) as runner:
         runner.run(main())
@@ -196,7 +204,7 @@ def test_one_idle_for_long_is_not_trusted(loop: str, monkeypatch: pytest.MonkeyP
 def test_the_connection_of_a_request_that_was_given_up_is_used_by_nobody(loop: str) -> None:
     """Its answer is still to come, and would be taken for the next one's."""
     theirs = b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\ntheirs"
-    peer = Peer(0.3, theirs, ANSWER)
+    peer = Peer(30.0, theirs, ANSWER)
 
     async def scenario(connections: Connections) -> None:
         given_up = asyncio.create_task(connections.exchange(REQUEST))
@@ -204,6 +212,7 @@ def test_the_connection_of_a_request_that_was_given_up_is_used_by_nobody(loop: s
         given_up.cancel()
         with pytest.raises(asyncio.CancelledError):
             await given_up
+        await peer.closes(1)
         peer.script = [ANSWER]
         assert (await connections.exchange(REQUEST)).body == b"{}"
 
