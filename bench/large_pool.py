@@ -14,6 +14,7 @@ from typing import Any
 
 import aioboto3
 
+from broker.action import Action
 from broker.allocation import Wish
 from broker.metrics import Metrics
 from broker.sandbox import Sandbox, State
@@ -26,7 +27,7 @@ from broker.wiring import build, client_config, table_of
 from local.engine import engine
 
 SHARDS = 4
-CAUSE = Cause(actor="bench", action="bench", request_id="bench")
+CAUSE = Cause(actor="bench", action=Action.ALLOCATE, request_id="bench")
 
 
 class CountingClient(StoreClient):
