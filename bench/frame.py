@@ -3,7 +3,7 @@
 import math
 import sys
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -128,4 +128,4 @@ class Bench:
 
     name: str
     question: str
-    run: Callable[[Options], Awaitable[Result]]
+    run: Callable[[Options], Coroutine[Any, Any, Result]]

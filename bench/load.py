@@ -110,7 +110,7 @@ class Connection(asyncio.Protocol):
 
 
 def _length(head: bytes) -> int:
-    """The length of the body. Raises ValueError where the head does not say it: in chunks it cannot be read here."""
+    """The length of the body. Raises ValueError where the head does not say: chunks are not read here."""
     for line in head.split(b"\r\n")[1:]:
         name, _, value = line.partition(b":")
         if name.lower() == b"content-length":

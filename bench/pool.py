@@ -1,7 +1,7 @@
 """Pools filled exactly: so many sandboxes, numbered, as sync would have written them."""
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from broker.sandbox import Sandbox, State
 from broker.store import table
@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from types_aiobotocore_dynamodb import DynamoDBClient
 
 TENANT = "default"
+STATUS_INDEX = "StatusIndex"
+TRACK_INDEX = "TrackIndex"
 BATCH = 25
 LANES = 8
 
@@ -25,6 +27,16 @@ def a_row(number: int, *, tenant: str = TENANT, name: str | None = None) -> Sand
         external_id=f"identity/accounts/{number:032x}",
         since=0,
     )
+
+
+def indexes(table_name: str) -> list[dict[str, Any]]:
+    """The definitions of the table's indexes."""
+    found: list[dict[str, Any]] = table.definition(names(table_name))["GlobalSecondaryIndexes"]
+    return found
+
+
+def names(table_name: str) -> table.Table:
+    return table.Table(table_name, STATUS_INDEX, TRACK_INDEX)
 
 
 async def fill(

@@ -1,4 +1,4 @@
-"""What a bench stands on, all of it processes: engine, delayed store, API, the bare route, the load; and tables."""
+"""What a bench stands on: engine, delayed store, API, bare route, load, each a process; and their tables."""
 
 import asyncio
 import json
@@ -20,7 +20,6 @@ from aiobotocore.config import AioConfig
 from bench import pool
 from bench.load import Job, Outcome
 from broker.store.schema import create_table
-from broker.store.table import Table
 from local.children import Child, Children
 from local.engine import answers, free_port, ministack_command
 
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
 START_S: Final = 60.0
 API_TOKEN: Final = "track-0a1b2c3d4e5f60718293a4b5"
 ADMIN_TOKEN: Final = "admin-0a1b2c3d4e5f60718293a4b5"
+PROVIDER_TOKEN: Final = "provider-0a1b2c3d4e5f60718293"
 CONNECTIONS: Final = 64
 """To the store, of each process: the broker's default, and what the bare route is given."""
 CREDENTIALS: Final = {"AWS_ACCESS_KEY_ID": "local", "AWS_SECRET_ACCESS_KEY": "local"}
@@ -147,7 +147,7 @@ class Rig:
     async def table(self) -> str:
         """A new table of the broker's schema, empty."""
         name = f"bench-{next(self._numbers)}"
-        await create_table(self.dynamodb, Table(name, "StatusIndex", "TrackIndex"))
+        await create_table(self.dynamodb, pool.names(name))
         return name
 
     async def fill(self, table_name: str, first: int, last: int, *, shards: int) -> None:
@@ -176,6 +176,34 @@ class Rig:
         command += ["--connections", str(CONNECTIONS)]
         return await self._serve("bare", port, command, {**os.environ, **CREDENTIALS}, lambda: ready(port))
 
+    async def provider(self, sandboxes: int) -> Served:
+        """The simulated provider with so many accounts."""
+        port = free_port()
+        environment = {**os.environ, "SIM_PORT": str(port), "SIM_SANDBOXES": str(sandboxes)}
+        environment["CSP_API_TOKEN"] = PROVIDER_TOKEN
+        command = [sys.executable, "-m", "simulator"]
+        return await self._serve("provider", port, command, environment, lambda: answers(port))
+
+    async def worker(
+        self, table_name: str, *, store: str, provider: Served, shards: int, **settings: str
+    ) -> Served:
+        """`python -m worker`, listening."""
+        port = free_port()
+        environment = {
+            **os.environ,
+            **SETTINGS,
+            "DDB_ENDPOINT_URL": store,
+            "DDB_TABLE_NAME": table_name,
+            "DDB_SHARDS": str(shards),
+            "CSP_BASE_URL": provider.url,
+            "CSP_API_TOKEN": PROVIDER_TOKEN,
+            "WORKER_HOST": "127.0.0.1",
+            "WORKER_PORT": str(port),
+            **settings,
+        }
+        command = [sys.executable, "-m", "worker"]
+        return await self._serve("worker", port, command, environment, lambda: answers(port))
+
     async def load(self, job: Job) -> Outcome:
         """Carry out a job in a process of its own."""
         async with self.loading(job) as go:
@@ -183,7 +211,7 @@ class Rig:
 
     @asynccontextmanager
     async def loading(self, job: Job) -> AsyncIterator[Callable[[], Awaitable[Outcome]]]:
-        """The load, connected; it begins when what is yielded is called: its start is no part of the measurement."""
+        """The load, connected; it begins when what is yielded is called, so that its start is not measured."""
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "bench.load"),
             stdin=asyncio.subprocess.PIPE,
@@ -220,6 +248,7 @@ async def open_rig() -> AsyncIterator[Rig]:
         RigFailed, EngineFailed: in one sentence, what is wrong.
     """
     async with AsyncExitStack() as stack:
+        os.environ.update({name: value for name, value in CREDENTIALS.items() if name not in os.environ})
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="broker-bench-")))
 
         async def dynamodb_of(url: str) -> "DynamoDBClient":
@@ -234,6 +263,19 @@ async def open_rig() -> AsyncIterator[Rig]:
             yield rig
         finally:
             await rig.close()
+
+
+async def until(happened: Callable[[], bool], *, within_s: float = 3600) -> None:
+    """Look again and again, in a thread, until it has happened.
+
+    Raises:
+        RigFailed: it has not within that time.
+    """
+    ends_at = time.monotonic() + within_s
+    while not await asyncio.to_thread(happened):
+        if time.monotonic() > ends_at:
+            raise RigFailed(f"nothing happened within {within_s:.0f} s")
+        await asyncio.sleep(0.1)
 
 
 def ready(port: int) -> bool:
