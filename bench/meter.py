@@ -22,6 +22,7 @@ from local.store_proxy.upstream import Upstream
 TABLE: Final = "table"
 READ: Final = "read"
 WRITE: Final = "write"
+_NARROWING: Final = frozenset({"Select", "FilterExpression", "ProjectionExpression"})
 
 
 @dataclass(slots=True)
@@ -100,8 +101,18 @@ class Meter:
                 self._note_writes(call, writes, before, after)
                 self._spent.engine_writes += _units(consumed)
             elif answer.succeeded:
-                self._note_read(call, said)
+                self._note_read(call, await self._whole(call, said))
         return answer.with_body(json.dumps(said).encode())
+
+    async def _whole(self, call: Call, said: dict[str, Any]) -> dict[str, Any]:
+        """The answer with all that was read for it: a query that counts or filters is billed for that."""
+        if not _NARROWING & call.body.keys():
+            return said
+        asked = {name: value for name, value in call.body.items() if name not in _NARROWING}
+        for used in ("ExpressionAttributeNames", "ExpressionAttributeValues"):
+            kept = {n: v for n, v in asked.pop(used, {}).items() if n in asked.get("KeyConditionExpression", "")}
+            asked |= {used: kept} if kept else {}
+        return await self._upstream.call(call.op, asked, call.scope)
 
     def _counts(self, call: Call) -> bool:
         keys = [*call.partition_keys({}), *(_text(action.attributes.get("pk")) for action in call.actions)]
