@@ -35,19 +35,19 @@ async def run(options: Options) -> Result:
         ],
         notes=["worker MB: the most that was resident. The largest listing of 100,000 takes some 20 minutes."],
     )
-    sizes = (200,) if options.quick else [size for size in SIZES if size <= (options.most or USUAL)]
+    sizes = (20,) if options.quick else [size for size in SIZES if size <= (options.most or USUAL)]
     for size in sizes:
         tell(f"sync of {size:,} accounts")
-        found.add(size, *await _measure(size))
+        found.add(size, *await _measure(size, shards=4 if options.quick else SHARDS))
     return Result([found])
 
 
-async def _measure(size: int) -> tuple[float, ...]:
+async def _measure(size: int, *, shards: int) -> tuple[float, ...]:
     """Seconds and transactions of the first and of the second sync; the worker's peak of memory."""
     async with open_rig() as rig:
         table_name = await rig.table()
         provider = await rig.provider(size)
-        worker = await rig.worker(table_name, store=rig.engine.url, provider=provider, shards=SHARDS, **SETTINGS)
+        worker = await rig.worker(table_name, store=rig.engine.url, provider=provider, shards=shards, **SETTINGS)
         first = await _until_synced(worker, 1)
         both = await _until_synced(worker, 2)
         second = (after - before for after, before in zip(both, first, strict=True))

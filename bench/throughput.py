@@ -14,7 +14,7 @@ OPEN_CONNECTIONS = 256
 DELAYS_MS = (0, 5)
 SHARES = (0.5, 0.8, 1.0)
 ROUNDS = 6
-BLOCK_S = 5.0
+BLOCK_S = 4.0
 
 
 async def run(options: Options) -> Result:
@@ -36,7 +36,7 @@ async def _at(rig: Rig, delay_ms: float, options: Options, result: Result) -> li
     if options.profile:
         pids = {route: lane.working_pid for route, lane in lanes.items()}
         tell(f"process ids: engine {rig.engine.pid}, {', '.join(f'{r} {pid}' for r, pid in pids.items())}")
-    seconds, rounds = options.choose(BLOCK_S, 0.5), 1 if options.quick else ROUNDS
+    seconds, rounds = options.choose(BLOCK_S, 0.3), 1 if options.quick else ROUNDS
     for lane in lanes.values():  # to be thrown away: connections open, code is loaded, the rate becomes known
         await lane.closed(seconds=min(seconds, 2.0), connections=CONNECTIONS)
     blocks: dict[str, list[Block]] = {route: [] for route in ROUTES}
