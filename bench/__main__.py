@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-from bench import burst, large_pool, large_sync, throughput, units
+from bench import burst, large_pool, large_sync, scales, throughput, units
 from bench.conditions import conditions
 from bench.frame import Bench, Options, Result, tell
 from bench.plots import HOW, can_draw, draw
@@ -16,7 +16,7 @@ from bench.rig import RigFailed
 from local.engine import EngineFailed
 
 BENCHES: dict[str, Bench] = {
-    module.BENCH.name: module.BENCH for module in (throughput, burst, units, large_pool, large_sync)
+    module.BENCH.name: module.BENCH for module in (scales, throughput, burst, units, large_pool, large_sync)
 }
 DIRECTORY = Path("build/bench")
 

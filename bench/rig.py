@@ -144,6 +144,19 @@ class Rig:
         command += ["--port", str(port), "--ms", str(delay_ms)]
         return await self._serve(f"delay-{delay_ms:g}ms", port, command, dict(os.environ), lambda: answers(port))
 
+    async def fixed(self) -> Served:
+        """A server that gives everybody the same answer."""
+        port = free_port()
+        command = [sys.executable, "-m", "bench.fixed", "--port", str(port)]
+        return await self._serve("fixed", port, command, dict(os.environ), lambda: answers(port))
+
+    async def store_proxy_to(self, upstream_port: int) -> Served:
+        """The store proxy of the tests, without faults, in front of what listens there."""
+        port = free_port()
+        command = [sys.executable, "-m", "local.store_proxy", "--port", str(port)]
+        command += ["--upstream", f"http://127.0.0.1:{upstream_port}"]
+        return await self._serve("store-proxy", port, command, dict(os.environ), lambda: answers(port))
+
     async def table(self) -> str:
         """A new table of the broker's schema, empty."""
         name = f"bench-{next(self._numbers)}"

@@ -14,7 +14,7 @@ from bench.processes import CpuWatch, family, memory_mb
 from bench.samples import median, percentile
 
 BURNER = """
-import sys, time
+import mmap, sys, time
 held = []
 for line in sys.stdin:
     word, amount = line.split()
@@ -22,8 +22,12 @@ for line in sys.stdin:
     if word == "burn":
         while time.process_time() - before < float(amount):
             sum(range(1000))
-    else:
+    elif word == "hold":
         held.append(bytearray(int(amount) * 1024 * 1024))
+    elif word == "reserve":
+        held.append(mmap.mmap(-1, int(amount) * 1024 * 1024))
+    else:
+        held.clear()
     print(time.process_time() - before, flush=True)
 """
 PARENT = f"import subprocess, sys; sys.exit(subprocess.call([sys.executable, '-c', {BURNER!r}]))"
@@ -87,12 +91,14 @@ def test_processor_time_is_no_wall_time(burner: Burner) -> None:
     assert watch.used_s["it"] <= TICKS_S
 
 
-def test_memory_is_that_of_all_below_the_process_and_the_peak_stays(burner: Burner) -> None:
+def test_memory_is_what_is_used_by_all_below_the_process_and_its_peak_stays(burner: Burner) -> None:
     before_mb = memory_mb(burner.popen.pid)
+    burner.told("reserve", 300)  # and not touched
     burner.told("hold", 60)
-    after_mb = memory_mb(burner.popen.pid)
-    assert 55 <= after_mb - before_mb <= 75
-    assert memory_mb(burner.popen.pid, peak=True) >= after_mb
+    assert 55 <= memory_mb(burner.popen.pid) - before_mb <= 75
+    burner.told("drop", 0)
+    assert memory_mb(burner.popen.pid) - before_mb <= 15
+    assert memory_mb(burner.popen.pid, peak=True) - before_mb >= 55
     assert len(family(burner.popen.pid)) == 2
 
 
