@@ -44,24 +44,33 @@ class Upstream(asyncio.Protocol):
         self._client = client
         self._transport: asyncio.Transport | None = None
         self._early: list[bytes] = []
+        self._closed = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self._transport = transport
         transport.writelines(self._early)
+        if self._closed:
+            transport.close()
 
     def send(self, data: bytes) -> None:
+        """Hand on what is due; of a caller that has gone meanwhile it is nobody's."""
+        if self._closed:
+            return
         if self._transport is None:
             self._early.append(data)
         else:
             self._transport.write(data)
 
     def data_received(self, data: bytes) -> None:
-        self._client.write(data)
+        if not self._closed:
+            self._client.write(data)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._closed = True
         self._client.close()
 
     def close(self) -> None:
+        self._closed = True
         if self._transport is not None:
             self._transport.close()
 

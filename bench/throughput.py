@@ -1,5 +1,6 @@
 """How fast one process allocates, as a share of what a bare route does in the same run."""
 
+import math
 from collections.abc import Sequence
 
 from bench.arrivals import evenly
@@ -110,9 +111,14 @@ def _ratio_table() -> Table:
 
 def _add_ratio(table: Table, delay_ms: float, broker: Sequence[Block], bare: Sequence[Block]) -> None:
     pairs = list(zip(broker, bare, strict=True))
-    rates = [ours.per_s / theirs.per_s for ours, theirs in pairs]
-    cpus = [ours.cpu_ms / theirs.cpu_ms for ours, theirs in pairs]
+    rates = [_ratio(ours.per_s, theirs.per_s) for ours, theirs in pairs]
+    cpus = [_ratio(ours.cpu_ms, theirs.cpu_ms) for ours, theirs in pairs]
     table.add(f"{delay_ms:g} ms", median(rates), min(rates), max(rates), median(cpus), min(cpus), max(cpus))
+
+
+def _ratio(ours: float, theirs: float) -> float:
+    """nan where one of them did nothing: the frame finds that out."""
+    return ours / theirs if ours and theirs else math.nan
 
 
 def _open_table() -> Table:
