@@ -3,7 +3,7 @@
 import asyncio
 from collections import Counter
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Self
 
 from bench import metrics_page
 from bench.arrivals import at_once
@@ -12,6 +12,7 @@ from bench.load import Job, Outcome
 from bench.processes import CpuWatch
 from bench.rig import Rig, Served, allocate_as, open_rig
 from bench.samples import median, percentile
+from bench.verdict import wrong
 
 STUDENTS: Final = (300, 2_000)
 PROCESSES: Final = (1, 2, 4)
@@ -29,12 +30,6 @@ class Burst:
     outcome: Outcome
     transactions: Counter[str]
     engine_busy: float
-    wrong: list[str]
-
-    @property
-    def lost(self) -> int:
-        """Transactions that were refused, whatever by."""
-        return self.transactions.total() - self.transactions["won"]
 
     def percentile_ms(self, percent: float) -> float:
         return 1000 * percentile(sorted(self.outcome.latencies_s), percent)
@@ -57,7 +52,7 @@ async def run(options: Options) -> Result:
             Column("engine busy", ".0%"),
         ],
         notes=[
-            "conflicts each: refused transactions for one allocation, from the processes' own counters.",
+            "conflicts each: transactions that met another's, for one allocation, by the processes' counters.",
             "The pool is exact: a 409 would be false. engine busy: share of one core, near 100% it is the limit.",
         ],
     )
@@ -65,18 +60,16 @@ async def run(options: Options) -> Result:
     students = (20,) if options.quick else STUDENTS
     for processes in PROCESSES[1:2] if options.quick else PROCESSES:
         async with open_rig() as rig:
-            apis, table_name = await _processes(rig, processes)
-            first = 1
-            first += await _warm_up(rig, apis, table_name, first)
+            stage = await Stage.open(rig, processes)
+            await stage.burst(WARM_UP * processes)  # so that no burst meets code that was never run
             for count in students:
                 bursts = []
-                for number in range(1 if options.quick else ROUNDS):
-                    bursts.append(await _burst(rig, apis, table_name, first, count, f"{count}-{number}"))
-                    first += count
+                for _ in range(1 if options.quick else ROUNDS):
+                    bursts.append(await stage.burst(count))
                     took_s, p99_ms = bursts[-1].outcome.seconds, bursts[-1].percentile_ms(99)
                     tell(f"{count} students, {processes} processes: {took_s:.2f} s, p99 {p99_ms:.0f} ms")
                 _add(table, count, processes, bursts)
-                result.wrong += [problem for burst in bursts for problem in burst.wrong]
+            result.wrong += stage.wrong
     result.plots = [
         Plot(
             name="burst",
@@ -94,54 +87,46 @@ def _line(table: Table, students: int) -> Series:
     return Series(f"{students:,} students", [str(row[1]) for row in rows], [float(row[2] or 0) for row in rows])
 
 
-async def _processes(rig: Rig, count: int) -> tuple[list[Served], str]:
-    """So many API processes on a table of their own. The first one marks the table; then the others start."""
-    table_name = await rig.table()
-    first = await rig.api(table_name, store=rig.engine.url, shards=SHARDS)
-    others = [rig.api(table_name, store=rig.engine.url, shards=SHARDS) for _ in range(count - 1)]
-    return [first, *await asyncio.gather(*others)], table_name
+class Stage:
+    """API processes on a table of their own."""
 
+    def __init__(self, rig: Rig, apis: list[Served], table_name: str) -> None:
+        self._rig = rig
+        self._ports = [api.port for api in apis]
+        self._table = table_name
+        self._filled = 0
+        self._bursts = 0
+        self._taken: set[str] = set()
+        self.wrong: list[str] = []
 
-async def _warm_up(rig: Rig, apis: list[Served], table_name: str, first: int) -> int:
-    """A few allocations of every process, so that no burst meets code that was never run; how many there were."""
-    count = WARM_UP * len(apis)
-    await _burst(rig, apis, table_name, first, count, "warm")
-    return count
+    @classmethod
+    async def open(cls, rig: Rig, count: int) -> Self:
+        """So many processes. The first one marks the table as the broker's; then the others start."""
+        table_name = await rig.table()
+        first = await rig.api(table_name, store=rig.engine.url, shards=SHARDS)
+        others = [rig.api(table_name, store=rig.engine.url, shards=SHARDS) for _ in range(count - 1)]
+        return cls(rig, [first, *await asyncio.gather(*others)], table_name)
 
-
-async def _burst(rig: Rig, apis: list[Served], table_name: str, first: int, count: int, students: str) -> Burst:
-    """Fill the pool with as many sandboxes as students come, and let them come."""
-    await rig.fill(table_name, first, first + count, shards=SHARDS)
-    ports = [api.port for api in apis]
-    before = metrics_page.by("result", TRANSACTIONS, *ports)
-    job = Job(
-        ports=ports,
-        connections=count,
-        request=allocate_as(f"student-{students}"),
-        arrivals=at_once(count),
-        keep="sandbox_id",
-    )
-    async with rig.loading(job) as go:
-        with CpuWatch(engine=[rig.engine.pid]) as cpu:
-            outcome = await go()
-    transactions = metrics_page.by("result", TRANSACTIONS, *ports)
-    transactions.subtract(before)
-    busy = cpu.used_s["engine"] / outcome.seconds if outcome.seconds else 0.0
-    return Burst(outcome, transactions, busy, _wrong(outcome, count))
-
-
-def _wrong(outcome: Outcome, count: int) -> list[str]:
-    """Whatever is no 201, and any sandbox that two students got."""
-    problems = []
-    if outcome.count(201) != count:
-        others = Counter(outcome.statuses)
-        del others[201]
-        said = ", ".join(f"{number} times {status}" for status, number in sorted(others.items()))
-        problems.append(f"{count} students: {said or 'no answer'}, {outcome.unanswered} without an answer")
-    ids = [id_ for id_, status in zip(outcome.kept, outcome.statuses, strict=True) if status == 201]
-    if len(set(ids)) < len(ids):
-        problems.append(f"{count} students: a sandbox was handed out twice")
-    return problems
+    async def burst(self, count: int) -> Burst:
+        """Fill the pool with as many sandboxes as students come, and let them come."""
+        self._bursts += 1
+        await self._rig.fill(self._table, self._filled + 1, self._filled + count + 1, shards=SHARDS)
+        self._filled += count
+        before = metrics_page.by("result", TRANSACTIONS, *self._ports)
+        job = Job(
+            ports=self._ports,
+            connections=count,
+            request=allocate_as(f"student-{self._bursts}"),
+            arrivals=at_once(count),
+            keep="sandbox_id",
+        )
+        async with self._rig.loading(job) as go:
+            with CpuWatch(engine=[self._rig.engine.pid]) as cpu:
+                outcome = await go()
+        transactions = metrics_page.by("result", TRANSACTIONS, *self._ports)
+        transactions.subtract(before)
+        self.wrong += wrong(outcome, f"burst of {count}", self._taken)
+        return Burst(outcome, transactions, cpu.used_s["engine"] / outcome.seconds if outcome.seconds else 0.0)
 
 
 def _add(table: Table, students: int, processes: int, bursts: list[Burst]) -> None:
@@ -149,12 +134,13 @@ def _add(table: Table, students: int, processes: int, bursts: list[Burst]) -> No
     for burst in bursts:
         refused += burst.transactions
     won = refused.pop("won", 0)
+    conflicts = sum(number for kind, number in refused.items() if kind.endswith(("_taken", "_conflict")))
     table.add(
         students,
         processes,
         median([burst.outcome.seconds for burst in bursts]),
         *(median([burst.percentile_ms(percent) for burst in bursts]) for percent in (50, 90, 99)),
-        refused.total() / won if won else 0.0,
+        conflicts / won if won else 0.0,
         ", ".join(f"{kind} {number}" for kind, number in sorted(refused.items())) or "nothing",
         sum(burst.outcome.count(500, 599) for burst in bursts),
         sum(burst.outcome.count(409) for burst in bursts),

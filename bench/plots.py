@@ -26,7 +26,9 @@ def draw(plot: Plot, directory: Path) -> Path:
             places = [place + (n - (len(plot.series) - 1) / 2) * width for place in range(len(series.x))]
             bars = axes.bar(places, series.y, width=width, label=series.label)
             axes.bar_label(bars, fmt="%.3g", fontsize=8)
-        axes.set_xticks(range(len(plot.series[0].x)), [str(x) for x in plot.series[0].x])
+        many = len(plot.series[0].x) > 6
+        names = [str(x) for x in plot.series[0].x]
+        axes.set_xticks(range(len(names)), names, rotation=25 if many else 0, ha="right" if many else "center")
     else:
         for series in plot.series:
             axes.plot([float(x) for x in series.x], series.y, label=series.label, marker=_marker(series.x))

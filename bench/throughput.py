@@ -14,8 +14,8 @@ CONNECTIONS = 32
 OPEN_CONNECTIONS = 256
 DELAYS_MS = (0, 5)
 SHARES = (0.5, 0.8, 1.0)
-ROUNDS = 6
-BLOCK_S = 4.0
+ROUNDS = 8
+BLOCK_S = 3.0
 
 
 async def run(options: Options) -> Result:
@@ -179,7 +179,7 @@ def _latency_plot(curves: list[Series]) -> Plot:
     return Plot(
         name="latency",
         title="Latency at half of the bare route's rate, open loop",
-        x_label="the slowest one in N requests takes longer than (10: p90, 100: p99)",
+        x_label="one request in N takes so long or longer (10: p90, 100: p99)",
         y_label="ms",
         series=curves,
         log_x=True,

@@ -231,7 +231,7 @@ def _family(partition: str) -> str:
 
 def _plot(table: Table) -> Plot:
     rows = [row for row in table.rows if "tick" not in str(row[0])]
-    names = [str(row[0]).replace(", ", ",\n").replace(" at the", "\nat the") for row in rows]
+    names = [str(row[0]) for row in rows]
     return Plot(
         name="units",
         title="Consumed units of one operation",

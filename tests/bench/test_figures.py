@@ -10,8 +10,10 @@ from dataclasses import dataclass
 
 import pytest
 
+from bench.load import Outcome
 from bench.processes import CpuWatch, family, memory_mb
 from bench.samples import median, percentile
+from bench.verdict import wrong
 
 BURNER = """
 import mmap, sys, time
@@ -139,3 +141,28 @@ def test_of_nothing_there_is_no_percentile() -> None:
 @pytest.mark.parametrize(("values", "expected"), [([3, 1, 2], 2), ([4, 1, 2, 3], 2.5), ([5], 5)])
 def test_a_median_is_in_the_middle_in_whatever_order(values: list[float], expected: float) -> None:
     assert median(values) == expected
+
+
+def an_outcome(*answers: tuple[int, str | None], **more: int) -> Outcome:
+    """What a load was answered, and with which sandboxes."""
+    statuses, kept = [status for status, _ in answers], [id_ for _, id_ in answers]
+    return Outcome(asked=len(answers) + more.get("unanswered", 0), statuses=statuses, kept=kept, **more)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "said"),
+    [
+        (an_outcome((201, "1"), (201, "2")), []),
+        (an_outcome((201, "1"), (409, None), (409, None)), ["load: of 3 requests 2 answers were 409"]),
+        (an_outcome((200, "1")), ["load: of 1 requests 1 answers were 200"]),
+        (an_outcome((201, "1"), unanswered=1, unsent=2), ["load: of 4 requests 3 did not come"]),
+        (an_outcome((201, "1"), (201, "1")), ["load: a sandbox was handed out twice"]),
+        (an_outcome((201, "from before")), ["load: a sandbox was handed out twice"]),
+    ],
+    ids=["all well", "refused", "replayed", "missing", "twice at once", "twice in two blocks"],
+)
+def test_answers_that_may_not_be_counted_are_told(outcome: Outcome, said: list[str]) -> None:
+    taken = {"from before"}
+    assert wrong(outcome, "load", taken) == said
+    got = [id_ for id_, status in zip(outcome.kept, outcome.statuses, strict=True) if status == 201]
+    assert taken == {"from before", *got}
