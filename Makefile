@@ -33,11 +33,11 @@ incident: .venv/run .engine/ready ## the provider's bad quarter of an hour, repl
 soak: .venv/dev .engine/ready ## an hour of chaos over real processes, the invariants checked (ARGS="--minutes 3")
 	@$(BIN)/python -m tests.chaos.soak $(ARGS)
 
-bench: .venv/run .engine/ready ## what an allocation costs as the pool grows to 100,000
-	@$(BIN)/python -m bench.large_pool
+bench: .venv/bench .engine/ready ## the broker's speed, tables and plots (ARGS="throughput burst" for some, ARGS=--help)
+	@$(BIN)/python -m bench $(ARGS)
 
-bench-sync: .venv/run .engine/ready ## what a sync costs as the listing grows (ARGS="--most 100000")
-	@$(BIN)/python -m bench.large_sync $(ARGS)
+bench-smoke: .venv/run .engine/ready ## every bench at a tiny size: does it run?
+	@$(BIN)/python -m bench --quick $(ARGS)
 
 dashboard: .venv/run ## write the Grafana dashboard anew from monitoring/grafana/*.py
 	@$(BIN)/python -m monitoring.grafana.dashboard > monitoring/grafana/sandbox-broker.json
@@ -57,16 +57,17 @@ install: .venv/dev .engine/ready ## everything that run, test and check need
 
 LOCK = $(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
 lock: .venv/dev ## pin the dependencies anew, with hashes; no index address is recorded
-	$(LOCK) pyproject.toml --all-extras -o requirements/dev.txt
+	$(LOCK) pyproject.toml --extra api --extra worker --extra local --extra cli --extra dev -o requirements/dev.txt
 	$(LOCK) pyproject.toml -c requirements/dev.txt --extra api -o requirements/api.txt
 	$(LOCK) pyproject.toml -c requirements/dev.txt --extra worker -o requirements/worker.txt
 	$(LOCK) pyproject.toml -c requirements/dev.txt --extra api --extra worker --extra local --extra cli -o requirements/run.txt
+	$(LOCK) pyproject.toml -c requirements/dev.txt --extra api --extra worker --extra local --extra cli --extra bench -o requirements/bench.txt
 	$(LOCK) requirements/engine.in -o requirements/engine.txt
 
 clean: ## remove what make installed
 	rm -rf .venv .venv-checkov .engine build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 
-.PHONY: help run test incident soak bench bench-sync dashboard terraform plans checkov check format engine install lock clean python
+.PHONY: help run test incident soak bench bench-smoke dashboard terraform plans checkov check format engine install lock clean python
 
 python:
 	@test -n "$(PYTHON)" || { echo "make: Python 3.11 or newer is needed: install it, or say where with 'make PYTHON=/path/to/python3'." >&2; exit 1; }
@@ -79,6 +80,10 @@ python:
 .venv/run: requirements/run.txt | .venv/pip
 	@echo "Installing what the broker needs (once) ..."
 	@$(BIN)/pip install $(PIP_FLAGS) -r requirements/run.txt && touch $@
+
+.venv/bench: requirements/bench.txt | .venv/pip
+	@echo "Installing what benches and their plots need (once) ..."
+	@$(BIN)/pip install $(PIP_FLAGS) -r requirements/bench.txt && touch $@ .venv/run
 
 .venv/dev: requirements/dev.txt | .venv/pip
 	@echo "Installing what tests and checks need (once) ..."

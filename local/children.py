@@ -7,7 +7,7 @@ import signal
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import IO, Final
 
 STOP_S: Final = 10.0
 _PR_SET_PDEATHSIG: Final = 1
@@ -34,13 +34,18 @@ class Children:
         self._on_line = on_line
         self._children: list[Child] = []
 
-    async def start(self, name: str, command: list[str], environment: Mapping[str, str]) -> Child:
-        """Start a child in its own process group, so that Ctrl-C reaches the parent alone."""
+    async def start(
+        self, name: str, command: list[str], environment: Mapping[str, str], *, output: IO[bytes] | None = None
+    ) -> Child:
+        """Start a child in its own process group, so that Ctrl-C reaches the parent alone.
+
+        What it says goes to `output`, where that is given, and not through this process.
+        """
         process = await asyncio.create_subprocess_exec(
             *command,
             env=dict(environment),
             stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
+            stdout=output or asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
             start_new_session=True,
             limit=1 << 20,
