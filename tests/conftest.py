@@ -18,6 +18,7 @@ from broker.store.schema import claim_table, create_table
 from broker.wiring import Broker, build, client_config, table_of
 from local.engine import engine
 from local.store_proxy import StoreProxy
+from tests import once
 from tests.builders import NOW
 
 LONG_FILES = (
@@ -32,6 +33,8 @@ process, and the last one to begin is the one that everybody waits for."""
 
 TESTS = Path(__file__).parent
 _numbers = itertools.count()
+
+once.share(aws=bool(os.environ.get("BROKER_TEST_AWS_TABLE_PREFIX")))
 
 # A run against real AWS keeps its own credentials, a profile's too.
 if not os.environ.get("BROKER_TEST_AWS_TABLE_PREFIX"):
