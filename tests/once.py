@@ -4,6 +4,7 @@ All of it is other people's code, and pure: AWS's models as read from disk, the 
 FastAPI finds out about a route. Each app and each client is still its own.
 """
 
+import os
 from collections.abc import Callable, Hashable, Sequence
 from functools import cache, wraps
 from typing import Any
@@ -12,6 +13,7 @@ import aiobotocore.httpsession
 import botocore.loaders
 import botocore.session
 import fastapi.routing
+import httpx._transports.default
 from fastapi import params
 
 
@@ -20,6 +22,7 @@ def share(*, aws: bool) -> None:
     botocore.session.create_loader = cache(botocore.loaders.create_loader)
     if not aws:
         aiobotocore.httpsession.get_cert_path = lambda _: None
+    httpx._transports.default.create_ssl_context = _of_one_trust(httpx._transports.default.create_ssl_context)
     fastapi.routing.create_model_field = _remembered(fastapi.routing.create_model_field)
     fastapi.routing._build_dependant_with_parameterless_dependencies = _of_one_endpoint(
         fastapi.routing._build_dependant_with_parameterless_dependencies
@@ -39,6 +42,21 @@ def _remembered(make: Callable[..., Any]) -> Callable[..., Any]:
         except TypeError:  # not hashable
             return make(**arguments)
         return made[key]
+
+    return remembered
+
+
+def _of_one_trust(make: Callable[..., Any]) -> Callable[..., Any]:
+    """`make`, called once for the same arguments and the same certificates named by the environment."""
+
+    @cache
+    def made(_: tuple[str | None, ...], arguments: tuple[tuple[str, Any], ...]) -> Any:
+        return make(**dict(arguments))
+
+    @wraps(make)
+    def remembered(**arguments: Any) -> Any:
+        named = tuple(os.environ.get(name) for name in ("SSL_CERT_FILE", "SSL_CERT_DIR"))
+        return made(named, tuple(arguments.items()))
 
     return remembered
 
