@@ -21,20 +21,24 @@ from broker.store.signature import Signer
 from broker.wiring import Broker, build, table_of
 from local.engine import engine
 from local.store_proxy import StoreProxy
+from tests import once
 from tests.builders import NOW
 
 LONG_FILES = (
-    "api/test_schemathesis.py", "worker/test_failover.py", "terraform/test_deployed.py",
-    "chaos/test_state_machine.py",
-    "worker/test_crash_points.py", "cli/test_with_a_worker.py", "e2e/test_workshop.py", "e2e/test_operators.py",
-    "chaos/test_soak.py", "worker/test_process.py", "containers/test_images.py", "e2e/test_make_run.py",
-    "api/test_process.py", "e2e/test_incident.py", "worker/test_clean.py",
+    "terraform/test_deployed.py", "worker/test_failover.py", "api/test_schemathesis.py", "e2e/test_make_run.py",
+    "chaos/test_state_machine.py", "worker/test_process.py", "terraform/test_plans.py", "chaos/test_soak.py",
+    "boot/test_boot.py", "e2e/test_workshop.py", "worker/test_crash_points.py", "e2e/test_incident.py",
+    "containers/test_images.py", "worker/test_clean.py", "cli/test_with_a_worker.py", "api/test_process.py",
+    "e2e/test_operators.py", "worker/test_tenants.py", "monitoring/test_installation.py",
+    "boot/test_supervisor.py",
 )  # fmt: skip
-"""Files of a minute and more, those that compute between those that wait. They come first: a file runs on one
+"""Files of half a minute and more, those that compute between those that wait. They come first: a file runs on one
 process, and the last one to begin is the one that everybody waits for."""
 
 TESTS = Path(__file__).parent
 _numbers = itertools.count()
+
+once.share(aws=bool(os.environ.get("BROKER_TEST_AWS_TABLE_PREFIX")))
 
 # A run against real AWS keeps its own credentials, a profile's too.
 if not os.environ.get("BROKER_TEST_AWS_TABLE_PREFIX"):

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.api.service import ADMIN_TOKEN
+from tests.cli import forks
 
 ROOT = Path(__file__).parents[2]
 COMMAND = (sys.executable, "-m", "cli")
@@ -114,11 +115,14 @@ class Shell:
         return {name: value for name, value in (values | changes).items() if value is not None}
 
     async def start(self, *arguments: str, **environment: str | None) -> asyncio.subprocess.Process:
+        """A fork of one that has read the commands, unless the environment is one that Python itself may read."""
+        variables = self.environment(**environment)
+        usual = all(name.startswith("BROKER_") for name in environment)
         return await asyncio.create_subprocess_exec(
-            *COMMAND,
+            *(forks.stand_in(variables) if usual else COMMAND),
             *arguments,
             cwd=ROOT,
-            env=self.environment(**environment),
+            env=variables,
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,

@@ -6,9 +6,11 @@ import re
 import signal
 import socket
 import subprocess
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+import pytest_asyncio
 
 from tests.e2e.conftest import ADMIN_TOKEN, API_TOKEN, ROOT, Running, a_run, start
 
@@ -31,27 +33,61 @@ async def test_the_table_says_where_everything_is_and_its_curl_line_holds_a_sand
     assert "Ctrl-C stops everything" in table
 
 
-async def test_a_token_that_was_given_is_not_printed_in_the_table() -> None:
-    async with a_run(SIM_SANDBOXES="2") as run:
-        assert "as set in BROKER_ADMIN_TOKEN" in run.output
-        assert ADMIN_TOKEN not in run.output
-        assert API_TOKEN not in run.output
-        assert '"Authorization: Bearer $BROKER_API_TOKEN"' in run.output
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def given() -> AsyncIterator[Running]:
+    """One with tokens of ours, for the tests that follow, up to the one that ends it.
+
+    The sweep is an hour away, so that a release itself starts the deletion (E5).
+    """
+    async with a_run(SIM_SANDBOXES="5", CLEANUP_INTERVAL_SEC="3600", LEADER_LEASE_SEC="1") as run:
+        yield run
 
 
-async def test_an_allocated_and_released_sandbox_is_deleted_at_the_provider() -> None:
-    """The main job, end to end; the sweep is an hour away, so that the release itself starts the deletion (E5)."""
-    async with a_run(SIM_SANDBOXES="5", CLEANUP_INTERVAL_SEC="3600") as run:
-        held = (await run.allocate("student-1")).json()
-        released = await run.release("student-1", held["sandbox_id"])
-        await run.line(rf"deleted at the provider.*sandbox_id={held['sandbox_id']}")
-        accounts = {str(a["csp_id"]): a for a in await run.provider_accounts()}
-        stats = await run.stats()
+@pytest.mark.asyncio(loop_scope="module")
+async def test_a_token_that_was_given_is_not_printed_in_the_table(given: Running) -> None:
+    assert "as set in BROKER_ADMIN_TOKEN" in given.output
+    assert ADMIN_TOKEN not in given.output
+    assert API_TOKEN not in given.output
+    assert '"Authorization: Bearer $BROKER_API_TOKEN"' in given.output
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_an_allocated_and_released_sandbox_is_deleted_at_the_provider(given: Running) -> None:
+    """The main job, end to end."""
+    held = (await given.allocate("student-1")).json()
+    released = await given.release("student-1", held["sandbox_id"])
+    await given.line(rf"deleted at the provider.*sandbox_id={held['sandbox_id']}")
+    accounts = {str(a["csp_id"]): a for a in await given.provider_accounts()}
+    stats = await given.stats()
 
     assert released.json()["status"] == "pending_deletion"
     assert accounts[held["sandbox_id"]]["deletes_done"] == 1
     assert sum(a["deletes_done"] for a in accounts.values()) == 1
     assert {name: count for name, count in stats.items() if count} == {"total": 5, "available": 4, "deleted": 1}
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_a_worker_that_is_killed_is_taken_over_from_and_replaced(given: Running) -> None:
+    """What a newcomer tries first: kill the worker. The other one leads, and deletes what is released."""
+    os.kill(await leader_of(given), signal.SIGKILL)
+    await given.line(r"The worker\S* process was killed \(SIGKILL\)\. The other takes over")
+    await given.line(r"leading .*fence=2")
+    held = (await given.allocate("student-2")).json()
+    await given.release("student-2", held["sandbox_id"])
+    await given.line(rf"deleted at the provider.*sandbox_id={held['sandbox_id']}")
+    workers = [pid for pid, command in given.children().items() if command.endswith("-m worker.main")]
+
+    assert len(workers) == 2
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_a_child_that_falls_ends_the_run_with_one_sentence(given: Running) -> None:
+    api = next(pid for pid, command in given.children().items() if command.endswith("-m app"))
+    os.kill(api, signal.SIGKILL)
+    code = await asyncio.wait_for(given.process.wait(), 30)
+    await given.line(r"^make run: The api process was killed \(SIGKILL\)")
+
+    assert code == 1
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
@@ -77,30 +113,6 @@ async def test_children_do_not_outlive_a_parent_that_is_killed() -> None:
             await asyncio.sleep(0.05)
 
         assert [pid for pid in children if _alive(pid)] == []
-
-
-async def test_a_child_that_falls_ends_the_run_with_one_sentence() -> None:
-    async with a_run(SIM_SANDBOXES="2") as run:
-        api = next(pid for pid, command in run.children().items() if command.endswith("-m app"))
-        os.kill(api, signal.SIGKILL)
-        code = await asyncio.wait_for(run.process.wait(), 30)
-
-    assert code == 1
-    assert any(line.startswith("make run: The api process was killed (SIGKILL)") for line in run.lines)
-
-
-async def test_a_worker_that_is_killed_is_taken_over_from_and_replaced() -> None:
-    """What a newcomer tries first: kill the worker. The other one leads, and deletes what is released."""
-    async with a_run(SIM_SANDBOXES="4", LEADER_LEASE_SEC="1") as run:
-        os.kill(await leader_of(run), signal.SIGKILL)
-        await run.line(r"The worker\S* process was killed \(SIGKILL\)\. The other takes over")
-        await run.line(r"leading .*fence=2")
-        held = (await run.allocate("student-1")).json()
-        await run.release("student-1", held["sandbox_id"])
-        await run.line(rf"deleted at the provider.*sandbox_id={held['sandbox_id']}")
-        workers = [pid for pid, command in run.children().items() if command.endswith("-m worker.main")]
-
-    assert len(workers) == 2
 
 
 async def leader_of(run: Running) -> int:

@@ -2,7 +2,6 @@
 
 import asyncio
 import signal
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -16,10 +15,9 @@ from tests.audit import audit
 from tests.builders import TEST_CAUSE
 from tests.conftest import a_broker
 from tests.worker.conftest import Provider, a_provider, until
-from tests.worker.test_process import Process, a_worker_process
+from tests.worker.test_process import FAKED, FAKETIME, Process, a_worker_process
 
 LEASE = {"LEADER_LEASE_SEC": "2"}
-FAKETIME = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1"
 
 
 async def phase(worker: Process) -> str:
@@ -192,20 +190,14 @@ async def test_a_write_that_reaches_the_store_after_the_take_over_is_refused(
                     assert await audit(core) == {"available": 5}
 
 
-@pytest.mark.skipif(not Path(FAKETIME).exists(), reason="libfaketime is not installed (Debian: faketime)")
+@pytest.mark.skipif(not FAKETIME.exists(), reason="libfaketime is not installed (Debian: faketime)")
 async def test_clocks_that_are_a_minute_apart_steal_neither_the_lead_nor_a_deletion(
     ministack: str, table_name: str
 ) -> None:
     """-30 s leads, +30 s stands by, past the end of every lease; then the other way round by a take-over."""
 
     def skewed(by_s: int) -> dict[str, str]:
-        return {
-            "LD_PRELOAD": FAKETIME,
-            "FAKETIME": f"{by_s:+d}s",
-            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-            "CLEANUP_LEASE_SEC": "2",
-            **LEASE,
-        }
+        return {"FAKETIME": f"{by_s:+d}s", "CLEANUP_LEASE_SEC": "2", **FAKED, **LEASE}
 
     async with (
         a_provider(delete_latency_s=5) as provider,

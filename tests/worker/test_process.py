@@ -23,6 +23,12 @@ from tests.e2e.conftest import ROOT
 from tests.worker.conftest import TOKEN, Provider, a_provider
 
 FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1")
+FAKED = {
+    "LD_PRELOAD": str(FAKETIME),
+    "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+    "FAKETIME_FORCE_MONOTONIC_FIX": "0",  # it makes threads that wait for Python's lock spin
+}
+"""A process whose wall clock is another one."""
 
 
 def environment(store_url: str, table_name: str, provider_url: str, port: int, **more: str) -> dict[str, str]:
@@ -248,10 +254,8 @@ async def test_a_scheduler_that_stands_still_ends_the_process(
     with tempfile.NamedTemporaryFile("w", suffix=".rc") as clock:
         clock.write("+0")
         clock.flush()
-        fake = {
-            "LD_PRELOAD": str(FAKETIME),
+        fake = FAKED | {
             "FAKETIME_TIMESTAMP_FILE": clock.name,
-            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
             "FAKETIME_NO_CACHE": "1",
         }
         async with (
