@@ -109,9 +109,10 @@ async def _must_be_idle(core: Broker, *, now: int) -> None:
     async for each in core.tenants.all():
         report = await core.reports.read(each.name)
         if report is not None and report.at > now - SILENT_S:
+            heard = f"it was heard {max(0, now - report.at)} s ago"
             raise RestoreRefused(
-                f"A worker, {report.holder}, uses {core.client.table.name}: it was heard {max(0, now - report.at)} s "
-                "ago. Nothing was changed. Does DDB_TABLE_NAME name the restored table, which nothing uses yet? "
+                f"A worker, {report.holder}, uses {core.client.table.name}: {heard}. Nothing was changed. "
+                "Does DDB_TABLE_NAME name the restored table, which nothing uses yet? "
                 f"If so, stop that worker, and run this again {SILENT_S} s later."
             )
 

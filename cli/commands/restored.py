@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True)
 
 
-
 def _past_instant_of(text: str) -> int:
     """As instant_of(). Of what is still to come no event tells: nothing would be repeated, and all cleared."""
     if (instant := instant_of(text)) > time.time():
@@ -62,7 +61,6 @@ def hold(
 
     \b
     Examples:
-      export DDB_TABLE_NAME=restored
       sandbox-broker restored hold --old-table old --since 10:04 --reason INC-4711
     """
     from broker.restored import RestoreRefused, Wanted, hold_as_set  # noqa: PLC0415  half a second of AWS
@@ -72,7 +70,8 @@ def hold(
     except RestoreRefused as refused:
         raise RestoreEnded(str(refused), refused.exit_code) from None
     _show(report, as_json=as_json)
-    say(f"{os.environ['DDB_TABLE_NAME']} is in maintenance. Next: put API and worker on it; then drain, sync, clear.")
+    table = os.environ.get("DDB_TABLE_NAME", "the restored table")
+    say(f"{table} is in maintenance. Next: API and worker on it; then drain, sync, clear.")
 
 
 @app.command()

@@ -217,7 +217,10 @@ async def test_a_table_that_a_worker_uses_is_not_held(tables: Restored) -> None:
     report = WorkerReport(at=now - 5, holder="host/1", fence=1, version="1", provider={}, alerts={})
     await tables.core.reports.write(TENANT, report)
     refused = await tables.run("hold")
-    used = (await tables.core.modes.current()).allocates, await tables.core.sandboxes.count(TENANT, State.AVAILABLE)
+    used = (
+        (await tables.core.modes.current()).allocates,
+        await tables.core.sandboxes.count(TENANT, State.AVAILABLE),
+    )
     await tables.core.reports.write(TENANT, replace(report, at=now - SILENT_S - 5))
     idle = await tables.run("hold")
 
