@@ -119,7 +119,10 @@ class Boot:
     def gave_up(self) -> None:
         """Say that the store was not reached in the time of a boot: the process is about to end."""
         self._tell(GIVING_UP)
-        log.error("boot failed: the store was not reached in time", extra={"why": self.unavailable or "no answer"})
+        log.error(
+            "boot failed: the store was not reached in time",
+            extra={"why": self.unavailable or "no answer", "todo": "by why: docs/runbooks/store-throttled.md"},
+        )
 
     def _tell(self, word: str) -> None:
         if self._pipe is None:

@@ -128,7 +128,10 @@ class Leadership:
                 self._good_until = 0.0
             return CONFLICT_PAUSE_S * (1 + random.random())  # noqa: S311  jitter
         except (BrokerError, TimeoutError) as error:
-            log.warning("the leader's lease was not renewed, trying again", extra={"why": str(error)})
+            log.warning(
+                "the leader's lease was not renewed, trying again",
+                extra={"why": str(error) or type(error).__name__},
+            )
             self._term = replace(term, beat=term.beat + 1)  # the beat may have been written: show a new one
             return self._lease_s / RENEWALS_A_LEASE / 2
         self._good_until = began + self._lease_s * BELIEF

@@ -28,6 +28,7 @@ from broker.store.allowed import Guard
 from broker.store.event_log import Event, Sought, place
 from broker.store.events import Cause
 from broker.store.modes import ModeName
+from broker.store.reports import SILENT_S
 from broker.wiring import Broker, open_broker
 
 HELD: Final = "held after a restore: "
@@ -88,9 +89,10 @@ async def hold(core: Broker, old: Broker | None, *, tenant: str, since: int, cau
     The mode's event is among those of `tenant`.
 
     Raises:
-        RestoreRefused: sandboxes become available while this runs.
+        RestoreRefused: a worker is at work on this table; or sandboxes become available while this runs.
         StoreThrottled, StoreUnavailable: run it again.
     """
+    await _must_be_idle(core, now=int(time.time()))
     report = Report()
     await core.operations.set_mode(tenant, ModeName.MAINTENANCE, cause=replace(cause, action=Action.SET_MODE))
     async for each in core.tenants.all():
@@ -100,6 +102,19 @@ async def hold(core: Broker, old: Broker | None, *, tenant: str, since: int, cau
             report.outcome["released"] += await _repeat_releases(core, each.name, events, cause)
             report.outcome["extended"] += await _repeat_extensions(core, old, each.name, events, cause)
     return report
+
+
+async def _must_be_idle(core: Broker, *, now: int) -> None:
+    """A table that was just restored is no process's yet: one with a worker is the one that students use."""
+    async for each in core.tenants.all():
+        report = await core.reports.read(each.name)
+        if report is not None and report.at > now - SILENT_S:
+            heard = f"it was heard {max(0, now - report.at)} s ago"
+            raise RestoreRefused(
+                f"A worker, {report.holder}, uses {core.client.table.name}: {heard}. Nothing was changed. "
+                "Does DDB_TABLE_NAME name the restored table, which nothing uses yet? "
+                f"If so, stop that worker, and run this again {SILENT_S} s later."
+            )
 
 
 async def _hold_all(core: Broker, tenant: str, cause: Cause) -> int:
@@ -309,6 +324,8 @@ def _run(
         settings = CoreSettings()
     except ValidationError as error:
         raise RestoreRefused("; ".join(problems_of(error)), exits.CONFIG) from None
+    if "table_name" not in settings.model_fields_set:  # its default is the name of the table that students use
+        raise RestoreRefused("DDB_TABLE_NAME is not set: export it, it names the restored table.", exits.CONFIG)
     if wanted.old_table == settings.table_name:
         raise RestoreRefused(
             f"{wanted.old_table} is the old table and the restored one: DDB_TABLE_NAME is to be the restored one.",

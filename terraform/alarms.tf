@@ -1,4 +1,4 @@
-# What wakes somebody. Each says what it means and where to look first.
+# What wakes somebody. Each says what it means, where to look first, and its runbook (book).
 
 locals {
   alb_dimensions    = { LoadBalancer = aws_lb.main.arn_suffix }
@@ -15,87 +15,104 @@ locals {
   alarms = merge(
     {
       "api-no-healthy-task" = {
-        says      = "No API task is healthy: nobody gets a sandbox. First: aws ecs describe-services --cluster ${var.name} --services api --query services[0].events[:5]"
+        says      = "No API task is healthy: nobody gets a sandbox. First: aws ecs describe-services --cluster ${var.name} --services api --query 'services[0].events[:5]'"
+        book      = "api-failing"
         namespace = "AWS/ApplicationELB", metric = "HealthyHostCount", dimensions = local.stable_dimensions
         statistic = "Maximum", below = 1, above = null, period_sec = 60, periods = 2, silence = "breaching"
       }
       "worker-no-task" = {
-        says      = "The worker does not run: nothing is synced, expired or deleted; allocations go on. First: aws ecs describe-services --cluster ${var.name} --services worker --query services[0].events[:5]"
+        says      = "The worker does not run: nothing is synced, expired or deleted; allocations go on. First: aws ecs describe-services --cluster ${var.name} --services worker --query 'services[0].events[:5]'"
+        book      = "leader-lost"
         namespace = "ECS/ContainerInsights", metric = "RunningTaskCount", dimensions = local.service_dimensions.worker
         statistic = "Maximum", below = 1, above = null, period_sec = 60, periods = 2, silence = "breaching"
       }
       "worker-silent" = {
         says      = "The worker counts no pool: it does not lead, or does not reach the table. First: aws logs tail /${var.name}/worker --since 15m"
+        book      = "leader-lost"
         namespace = var.name, metric = "PoolCounts", dimensions = {}
         statistic = "Sum", below = 1, above = null, period_sec = local.silent_sec, periods = 1, silence = "breaching"
       }
       "boot-slow" = {
         says      = "A process took over 10 s to boot. First: aws logs filter-log-events --log-group-name /${var.name}/api --filter-pattern '{ $.boot_ms = * }' (phases_ms says where the time went)"
+        book      = "api-failing"
         namespace = var.name, metric = "BootMs", dimensions = {}
         statistic = "Maximum", below = null, above = 10000, period_sec = 60, periods = 1, silence = "notBreaching"
       }
       "boot-failed" = {
         says      = "A process failed to boot, or was ended as its boot hung (BOOT_TIMEOUT_SEC, 10 s). First: aws logs filter-log-events --log-group-name /${var.name}/api --filter-pattern '\"boot\"' (and of /${var.name}/worker)"
+        book      = "api-failing"
         namespace = var.name, metric = "BootFailures", dimensions = {}
         statistic = "Sum", below = null, above = 0, period_sec = 60, periods = 1, silence = "notBreaching"
       }
       "api-memory" = {
         says      = "The API uses over 80 % of its memory. First: the dashboard; a restart helps for now: aws ecs update-service --cluster ${var.name} --service api --force-new-deployment"
+        book      = "api-failing"
         namespace = "AWS/ECS", metric = "MemoryUtilization", dimensions = local.service_dimensions.api
         statistic = "Maximum", below = null, above = 80, period_sec = 60, periods = 3, silence = "notBreaching"
       }
       "worker-memory" = {
         says      = "The worker uses over 80 % of its memory. First: the dashboard; a restart helps for now: aws ecs update-service --cluster ${var.name} --service worker --force-new-deployment"
+        book      = "leader-lost"
         namespace = "AWS/ECS", metric = "MemoryUtilization", dimensions = local.service_dimensions.worker
         statistic = "Maximum", below = null, above = 80, period_sec = 60, periods = 3, silence = "notBreaching"
       }
       "health-failures" = {
         says      = "More than 5 health checks in 5 minutes were answered with an error. First: aws logs tail /${var.name}/api --since 15m --filter-pattern '{ $.level = \"warning\" || $.level = \"error\" }'"
+        book      = "api-failing"
         namespace = var.name, metric = "HealthFailures", dimensions = {}
         statistic = "Sum", below = null, above = 5, period_sec = 300, periods = 1, silence = "notBreaching"
       }
       "api-unhealthy-task" = { # a task that hangs answers no health check, and logs none
-        says      = "An API task has been unhealthy for 5 minutes and was not replaced. First: aws ecs describe-services --cluster ${var.name} --services api --query services[0].events[:5]"
+        says      = "An API task has been unhealthy for 5 minutes and was not replaced. First: aws ecs describe-services --cluster ${var.name} --services api --query 'services[0].events[:5]'"
+        book      = "api-failing"
         namespace = "AWS/ApplicationELB", metric = "UnHealthyHostCount", dimensions = local.stable_dimensions
         statistic = "Maximum", below = null, above = 0, period_sec = 60, periods = 5, silence = "notBreaching"
       }
       "access-denied" = {
         says      = "AWS denied a call: a role's policy and the code do not fit, or an endpoint's. First: aws logs filter-log-events --log-group-name /${var.name}/api --filter-pattern AccessDenied (and of /${var.name}/worker)"
+        book      = "store-throttled"
         namespace = var.name, metric = "AccessDenied", dimensions = {}
         statistic = "Sum", below = null, above = 0, period_sec = 300, periods = 1, silence = "notBreaching"
       }
       "credentials-refused" = {
         says      = "Over 100 requests in 5 minutes with a wrong token: a script with an old one, or somebody who tries. First: aws logs tail /${var.name}/api --since 15m --filter-pattern '{ $.status = 401 }'"
+        book      = "key-leaked"
         namespace = var.name, metric = "CredentialsRefused", dimensions = {}
         statistic = "Sum", below = null, above = 100, period_sec = 300, periods = 1, silence = "notBreaching"
       }
       "api-crashes" = { # also sends a deployment back (api.tf)
         says      = "The API crashed in over 5 requests in a minute: a bug of ours. First: aws logs tail /${var.name}/api --since 15m --filter-pattern '{ $.event = \"request crashed\" }'"
+        book      = "api-failing"
         namespace = var.name, metric = "Crashes", dimensions = {}
         statistic = "Sum", below = null, above = 5, period_sec = 60, periods = 1, silence = "notBreaching"
       }
       "api-unreachable" = {
         says      = "The load balancer itself answered over 20 requests in 5 minutes with 502, 503 or 504. First: sandbox-broker status; aws logs tail /${var.name}/api --since 15m"
+        book      = "api-failing"
         namespace = "AWS/ApplicationELB", metric = "HTTPCode_ELB_5XX_Count", dimensions = local.alb_dimensions
         statistic = "Sum", below = null, above = 20, period_sec = 300, periods = 1, silence = "notBreaching"
       }
       "alert-fired" = {
         says      = "The worker told of trouble with deletions; its line says what to do. First: aws logs tail /${var.name}/worker --since 15m --filter-pattern '{ $.event = \"alert fired\" }'"
+        book      = "provider-down"
         namespace = var.name, metric = "AlertsFired", dimensions = {}
         statistic = "Sum", below = null, above = 0, period_sec = 60, periods = 1, silence = "notBreaching"
       }
       "table-writes" = {
         says      = "The table takes over 80 % of the writes that it is warm for. Raise burst_allocations_per_sec before the next course, and look what writes: sandbox-broker status"
+        book      = "store-throttled"
         namespace = "AWS/DynamoDB", metric = "ConsumedWriteCapacityUnits", dimensions = { TableName = local.table_name }
         statistic = "Sum", below = null, above = floor(0.8 * 60 * local.warmed.table.WriteUnitsPerSecond), period_sec = 60, periods = 1, silence = "notBreaching"
       }
       "table-reads" = {
         says      = "The table takes over 80 % of the reads that it is warm for. Look what reads: sandbox-broker status"
+        book      = "store-throttled"
         namespace = "AWS/DynamoDB", metric = "ConsumedReadCapacityUnits", dimensions = { TableName = local.table_name }
         statistic = "Sum", below = null, above = floor(0.8 * 60 * local.warmed.table.ReadUnitsPerSecond), period_sec = 60, periods = 1, silence = "notBreaching"
       }
       "table-throttled" = {
         says      = "DynamoDB throttles writes of the table: allocations answer 503 and are repeated by the scripts. First: the dashboard; is it one hot partition, or the whole?"
+        book      = "store-throttled"
         namespace = "AWS/DynamoDB", metric = "WriteThrottleEvents", dimensions = { TableName = local.table_name }
         statistic = "Sum", below = null, above = 0, period_sec = 60, periods = 1, silence = "notBreaching"
       }
@@ -103,6 +120,7 @@ locals {
     {
       for index in local.indexes : "${lower(index)}-writes" => {
         says      = "${index} takes over 80 % of the writes that it is warm for. Raise burst_allocations_per_sec before the next course"
+        book      = "store-throttled"
         namespace = "AWS/DynamoDB", metric = "ConsumedWriteCapacityUnits", dimensions = { TableName = local.table_name, GlobalSecondaryIndexName = index }
         statistic = "Sum", below = null, above = floor(0.8 * 60 * local.warmed.index.WriteUnitsPerSecond), period_sec = 60, periods = 1, silence = "notBreaching"
       }
@@ -110,6 +128,7 @@ locals {
     {
       for index in local.indexes : "${lower(index)}-throttled" => {
         says      = "DynamoDB throttles writes of ${index}, and with it the table's. More shards for the largest tenant (DDB_SHARDS), or a larger burst_allocations_per_sec"
+        book      = "store-throttled"
         namespace = "AWS/DynamoDB", metric = "WriteThrottleEvents", dimensions = { TableName = local.table_name, GlobalSecondaryIndexName = index }
         statistic = "Sum", below = null, above = 0, period_sec = 60, periods = 1, silence = "notBreaching"
       }
@@ -117,6 +136,7 @@ locals {
     {
       for tenant, least in var.pool_low : "pool-low-${tenant}" => {
         says      = "Tenant ${tenant} has fewer than ${least} available sandboxes. First: sandbox-broker status; then sandbox-broker sync, or more accounts from the provider"
+        book      = "pool-empty"
         namespace = var.name, metric = "PoolAvailable", dimensions = { Tenant = tenant }
         statistic = "Minimum", below = least, above = null, period_sec = local.silent_sec, periods = 1, silence = "notBreaching"
       }
@@ -128,7 +148,7 @@ resource "aws_cloudwatch_metric_alarm" "main" {
   for_each = { for alarm, what in local.alarms : alarm => what if local.released }
 
   alarm_name          = "${var.name}-${each.key}"
-  alarm_description   = each.value.says
+  alarm_description   = "${each.value.says}\nRunbook: docs/runbooks/${each.value.book}.md"
   namespace           = each.value.namespace
   metric_name         = each.value.metric
   dimensions          = each.value.dimensions

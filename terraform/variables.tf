@@ -71,6 +71,11 @@ variable "worker_image_tag" {
     condition     = var.worker_image_tag == null || var.image_tag != null
     error_message = "worker_image_tag needs an image_tag: the API's."
   }
+
+  validation {
+    condition     = var.worker_image_tag == null || (can(regex("^[A-Za-z0-9_][A-Za-z0-9._-]{0,127}$", var.worker_image_tag)) && var.worker_image_tag != "latest")
+    error_message = "worker_image_tag must be the tag of one release, such as 0.2.0: not a whole image name, and not latest."
+  }
 }
 
 variable "canary_image_tag" {
@@ -81,6 +86,11 @@ variable "canary_image_tag" {
   validation {
     condition     = var.canary_image_tag == null || var.image_tag != null
     error_message = "canary_image_tag needs an image_tag that it runs beside."
+  }
+
+  validation {
+    condition     = var.canary_image_tag == null || (can(regex("^[A-Za-z0-9_][A-Za-z0-9._-]{0,127}$", var.canary_image_tag)) && var.canary_image_tag != "latest")
+    error_message = "canary_image_tag must be the tag of one release, such as 0.2.0: not a whole image name, and not latest."
   }
 }
 

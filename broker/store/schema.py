@@ -54,7 +54,10 @@ async def claim_table(client: StoreClient, *, now: int) -> None:
     except StoreUnavailable as error:
         if error.why != "ResourceNotFoundException":
             raise
-        raise ForeignTable(f"{name}: not found") from error
+        raise ForeignTable(
+            f"{name}: not found. Are DDB_TABLE_NAME and AWS_REGION right? Where there is none yet: "
+            "terraform, or sandbox-broker create-table"
+        ) from error
     except ClientError as error:
         raise ForeignTable(f"{name}: {error.response['Error'].get('Message')}") from error
     schema = meta.get("schema", {}).get("S", "")

@@ -1,6 +1,8 @@
 """`restored …`: what a restored table needs before anything is handed out of it. Needs the store, and no API."""
 
+import os
 import sys
+import time
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -15,11 +17,19 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True)
 
+
+def _past_instant_of(text: str) -> int:
+    """As instant_of(). Of what is still to come no event tells: nothing would be repeated, and all cleared."""
+    if (instant := instant_of(text)) > time.time():
+        raise typer.BadParameter(f"{moment(instant)} is still to come: it is the instant of the restore, in UTC")
+    return instant
+
+
 RestoredTo = Annotated[
     int,
     typer.Option(
         "--since",
-        parser=instant_of,
+        parser=_past_instant_of,
         metavar="WHEN",
         help="What the table was restored to: a time in UTC, or how long ago.",
     ),
@@ -44,9 +54,10 @@ def hold(
 ) -> None:
     """Quarantine all that is available in a restored table, in maintenance.
 
-    Before any process runs on it: what it calls available may have been handed out since. With the old table,
-    students' releases and extensions since are repeated, too. The restored table is DDB_TABLE_NAME's; settings
-    and AWS credentials come from the environment, as for create-table. Run it again if it was interrupted.
+    Before any process runs on it: what it calls available may have been handed out since. Refused where a worker
+    does. With the old table, students' releases and extensions since are repeated, too. DDB_TABLE_NAME has to
+    name the restored table; settings and AWS credentials come from the environment, as for create-table. Run it
+    again if it was interrupted.
 
     \b
     Examples:
@@ -59,6 +70,8 @@ def hold(
     except RestoreRefused as refused:
         raise RestoreEnded(str(refused), refused.exit_code) from None
     _show(report, as_json=as_json)
+    table = os.environ.get("DDB_TABLE_NAME", "the restored table")
+    say(f"{table} is in maintenance. Next: API and worker on it; then drain, sync, clear.")
 
 
 @app.command()

@@ -18,6 +18,7 @@ from cli.options import Json, TenantName, api_of
 from cli.show import emit_facts, emit_json, since, span, trouble
 
 Facts = Iterator[tuple[str, str | Text]]
+_OF_THE_STORE: Final = ("STORE_UNAVAILABLE", "STORE_THROTTLED")
 
 
 def status(context: typer.Context, tenant: TenantName = None, as_json: Json = False) -> None:
@@ -90,6 +91,8 @@ def _facts(seen: dict[str, Body]) -> Facts:
             )
         else:
             yield from told(seen[name])
+    if any(part.get("error", {}).get("code") in _OF_THE_STORE for part in seen.values()):
+        yield "TO DO", trouble("docs/runbooks/store-throttled.md: the logs' field why says what it is")
 
 
 def _mode(mode: Body) -> Facts:
@@ -132,7 +135,8 @@ def _worker(worker: Body) -> Facts:
         heard = (
             "has not taken this tenant up yet (within 15 s)" if heard_s is None else f"heard {span(heard_s)} ago"
         )
-        yield "worker", f"{worker['holder']} leads, {heard}, {counted}"
+        release = f", release {worker['version']}" if worker.get("version") else ""
+        yield "worker", f"{worker['holder']} leads{release}, {heard}, {counted}"
     elif worker["status"] == "silent":
         heard = "never heard" if heard_s is None else f"not heard for {span(heard_s)}"
         text = f"NO LEADER: {worker['holder']} led, {heard}, and no standby took over. Start a worker; see its log"

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Final
 
 from rich.table import Column
 from rich.text import Text
@@ -9,6 +10,8 @@ from rich.text import Text
 from cli.api import Body
 from cli.errors import Refused, Unreachable
 from cli.show import clean, emit_line, emit_table, trouble, wide
+
+LOOK_THERE: Final = "Is BROKER_URL right? Are the tasks healthy, the balancer's targets, the DNS?"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +43,9 @@ def asked(name: str, look: Callable[[], Check]) -> Check:
     """The check, also where the broker says no or nothing."""
     try:
         return look()
-    except (Refused, Unreachable) as error:
+    except Unreachable as error:
+        return bad(name, error.message, LOOK_THERE)
+    except Refused as error:
         return bad(name, error.message, str(error).removeprefix(error.message).strip())
 
 

@@ -13,7 +13,7 @@ from cli.api import CONNECT_S, Api, Body
 from cli.connection import Connection
 from cli.errors import PROGRAM, Refused, Unreachable
 from cli.validation import settings_file
-from cli.validation.check import Check, asked, bad, good, noted
+from cli.validation.check import LOOK_THERE, Check, asked, bad, good, noted
 
 CONNECTS: Final = 5
 SHARE: Final = 0.8
@@ -30,7 +30,10 @@ _UPGRADE: Final = "docs/upgrade.md has the order"
 def before(api: Api) -> Iterator[Check]:
     """What this release would be deployed over."""
     yield asked("API", lambda: _ready(api))
-    meta = _meta(api)
+    try:
+        meta = _meta(api)
+    except Unreachable:
+        return
     if meta is None:
         yield _SILENT
         return
@@ -41,13 +44,16 @@ def before(api: Api) -> Iterator[Check]:
 
 
 def after(connection: Connection, api: Api, env_file: Path | None) -> Iterator[Check]:
-    """What runs now. Ends where nothing can be reached."""
+    """What runs now. Ends where nothing can be reached, or something else answers."""
     connects = _connects(connection)
     yield connects
     if not connects.ok:
         return
     yield asked("API", lambda: _ready(api))
-    meta = _meta(api)
+    try:
+        meta = _meta(api)
+    except Unreachable:
+        return
     if meta is None:
         yield _SILENT
     else:
@@ -55,6 +61,11 @@ def after(connection: Connection, api: Api, env_file: Path | None) -> Iterator[C
         yield _configuration(meta, env_file)
     yield asked("worker", lambda: _worker(api))
     yield _metrics(connection)
+
+
+def reached(checks: list[Check]) -> bool:
+    """Whether those of after() went on to the end: it is the broker that answers."""
+    return any(check.name == "metrics" for check in checks)
 
 
 def _connects(connection: Connection) -> Check:
@@ -65,15 +76,13 @@ def _connects(connection: Connection) -> Check:
         try:
             _fetched(connection, "/healthz").raise_for_status()
         except httpx.HTTPError as error:
-            why = f", the last: {type(error).__name__}"
+            why = f", the last: {type(error).__name__}{f' ({error})' if str(error) else ''}"
         else:
             took.append(time.monotonic() - began)
     mean_s = sum(took) / len(took) if took else 0.0
     found = f"{len(took)} of {CONNECTS} connected{f', mean {mean_s:.2f} s' if took else ''}{why}"
     if len(took) / CONNECTS < SHARE:
-        return bad(
-            "connects", found, "Is BROKER_URL right? Are the tasks healthy, the balancer's targets, the DNS?"
-        )
+        return bad("connects", found, LOOK_THERE)
     if mean_s >= MEAN_S:
         return bad("connects", found, f"It must be below {MEAN_S:g} s: look at the balancer and the tasks' CPU.")
     return good("connects", found)
@@ -102,10 +111,14 @@ _SILENT: Final = bad(
 
 
 def _meta(api: Api) -> Body | None:
-    """What runs there; None where it does not tell."""
+    """What runs there; None where it does not tell.
+
+    Raises:
+        Unreachable: nothing answers, or something else.
+    """
     try:
         meta = api.get("/v1/meta")
-    except (Refused, Unreachable):
+    except Refused:
         return None
     return meta if isinstance(meta.get("configuration"), dict) else None
 

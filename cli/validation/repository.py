@@ -81,7 +81,7 @@ def _pinned(path: Path) -> Check:
     ]
     if lacks:
         return bad(path.name, f"lacks {', '.join(lacks)}", "Compare it with that of the last release.")
-    return good(path.name, "base by digest, packages by hash, not root, health check")
+    return good(path.name, "base by PYTHON_DIGEST at the build, packages by hash, not root, health check")
 
 
 def _by_digest(base: str) -> bool:

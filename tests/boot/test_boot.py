@@ -116,7 +116,7 @@ def test_a_store_that_stays_away_ends_the_boot_which_is_counted_in_the_file(tmp_
         codes = [process.code() for process in both]
         failed = [process.event("boot failed: the store was not reached in time") for process in both]
     assert codes == [69, 69]
-    assert all("STORE_UNAVAILABLE" in event["why"] for event in failed)
+    assert all("STORE_UNAVAILABLE" in event["why"] and "store-throttled.md" in event["todo"] for event in failed)
     counts = {path.name: json.loads(path.read_bytes())["failures"] for path in tmp_path.iterdir()}
     assert counts == {"boot-failures-app": 1, "boot-failures-worker": 1}
 

@@ -80,9 +80,9 @@ async def test_the_screen_of_a_broker_that_is_well(shell: Shell, api: Api) -> No
     assert (seen.code, seen.err) == (0, "")
     assert told["mode"] == "open"
     assert told["API"] == "ready (store ok)"
-    assert re.fullmatch(r"host/1 leads, heard 2\ds ago, counted the pool 2\ds ago", told["worker"])
+    assert re.fullmatch(r"host/1 leads, release 1, heard 2\ds ago, counted the pool 2\ds ago", told["worker"])
     assert told["provider list"] == "closed"
-    assert "ALERT" not in told
+    assert not {"ALERT", "TO DO"} & set(told)
     assert re.fullmatch(
         r"2m\d\ds ago, 203 accounts, 0 unexplained\. Believed; 0 of 200 expected were missing\.", told["last sync"]
     )
@@ -221,6 +221,7 @@ async def test_what_cannot_be_shown_says_why_and_the_rest_is_shown_and_it_is_1(
     assert (seen.code, as_json.code) == (1, 1)
     assert re.search(r"\(STORE_UNAVAILABLE, request cli-\w+\)$", told["stats"])
     assert told["API"].startswith("degraded (store ")
+    assert told["TO DO"].startswith("docs/runbooks/store-throttled.md")
     assert told["mode"] == "open", "the last one known holds"
     assert as_json.json["stats"]["error"]["code"] == "STORE_UNAVAILABLE"
     assert as_json.json["ready"]["status"] == "degraded"

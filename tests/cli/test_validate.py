@@ -8,6 +8,7 @@ import socket
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from broker.store.leader import LEADER_SCOPE
 from broker.store.table import SCHEMA
 from cli.connection import Connection
 from cli.validation import live, repository
+from local.engine import free_port
 from tests.api.process import ROOT, a_process, environment
 from tests.api.service import ADMIN_TOKEN, API_TOKEN, Api
 from tests.audit import audit
@@ -132,7 +134,41 @@ async def test_an_address_that_hangs_is_told_once_and_in_time() -> None:
     assert marks(done) == {"connects": False, "golden path": None}
     assert told(done, "connects").startswith("0 of 5 connected, the last: ReadTimeout")
     assert before.code == 1
-    assert marks(before) == {"API": False, "release": False}
+    assert marks(before) == {"API": False}
+    assert "BROKER_URL" in told(before, "API")
+
+
+async def test_what_is_not_the_broker_is_asked_for_no_sandbox() -> None:
+    """Another service at that address answers everything, also the health check."""
+    asked: list[str] = []
+
+    class Another(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(f"{self.command} {self.path}")
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"<html>welcome</html>")
+
+        do_POST = do_GET
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Another) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        shell = Shell(f"http://127.0.0.1:{server.server_port}")
+        done = await shell.run("validate", "post", "--json", **TRACK)
+        server.shutdown()
+
+    assert marks(done) == {"connects": True, "API": False, "golden path": None}
+    assert "BROKER_URL" in told(done, "API")
+    assert not [line for line in asked if line.startswith("POST")]
+
+
+async def test_a_connection_that_is_refused_says_so() -> None:
+    done = await Shell(f"http://127.0.0.1:{free_port()}").run("validate", "post", "--json", **TRACK)
+
+    assert "refused" in told(done, "connects")
 
 
 @contextmanager

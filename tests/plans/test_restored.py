@@ -14,6 +14,7 @@ from broker.restored import HELD
 from broker.sandbox import State
 from broker.store import table
 from broker.store.modes import ModeName
+from broker.store.reports import SILENT_S, WorkerReport
 from broker.wiring import Broker
 from tests.allocation.students import TENANT, attempt, winners
 from tests.builders import TEST_CAUSE
@@ -46,6 +47,8 @@ class Restored:
             "DDB_ENDPOINT_URL": self.url,
             "DDB_TABLE_NAME": self.name,
         }
+        if self.name == "":
+            del environment["DDB_TABLE_NAME"]
         command = ("restored", what, "--since", str(self.since), "--old-table", self.old_name, *REASON, *more)
         return await Shell("http://127.0.0.1:1").run(*command, **environment)
 
@@ -206,3 +209,31 @@ async def test_the_old_table_is_not_taken_for_the_restored_one(tables: Restored)
     assert (swapped.code, unknown.code) == (78, 78)
     assert (await tables.old.modes.current()).allocates
     assert await tables.old.sandboxes.count(TENANT, State.AVAILABLE) == 9
+
+
+async def test_a_table_that_a_worker_uses_is_not_held(tables: Restored) -> None:
+    """A forgotten variable at night would take every sandbox of the table away that students use."""
+    now = int(time.time())
+    report = WorkerReport(at=now - 5, holder="host/1", fence=1, version="1", provider={}, alerts={})
+    await tables.core.reports.write(TENANT, report)
+    refused = await tables.run("hold")
+    used = (
+        (await tables.core.modes.current()).allocates,
+        await tables.core.sandboxes.count(TENANT, State.AVAILABLE),
+    )
+    await tables.core.reports.write(TENANT, replace(report, at=now - SILENT_S - 5))
+    idle = await tables.run("hold")
+
+    assert (refused.code, "host/1" in refused.err, "Nothing was changed" in refused.err) == (1, True, True)
+    assert used == (True, 7)
+    assert (idle.code, "7 held" in idle.out) == (0, True), idle.err
+    assert f"{tables.name} is in maintenance" in idle.err
+
+
+async def test_the_restored_table_has_to_be_named_and_its_instant_to_be_past(tables: Restored) -> None:
+    unnamed = await replace(tables, name="").run("hold")
+    to_come = await replace(tables, since=int(time.time()) + 3600).run("hold")
+
+    assert (unnamed.code, "DDB_TABLE_NAME is not set" in unnamed.err) == (78, True)
+    assert (to_come.code, "still to come" in to_come.err) == (2, True)
+    assert await tables.core.sandboxes.count(TENANT, State.AVAILABLE) == 7

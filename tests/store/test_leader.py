@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from broker.errors import LeadershipLost, WriteConflict
-from broker.leadership import Leadership
+from broker.leadership import BELIEF, Leadership
 from broker.sandbox import State
 from broker.store.batches import Change
 from broker.wiring import Broker
@@ -166,6 +166,23 @@ async def test_a_beat_whose_answer_was_lost_costs_no_term(proxy: StoreProxy, tab
     assert seen is not None
     assert after is not None
     assert after.beat == seen.beat + 1
+
+
+async def test_a_beat_that_the_store_does_not_answer_says_why(
+    proxy: StoreProxy, table_name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The time that is left to the term runs out before the store's own deadline: that error has no text."""
+    async with a_broker(proxy.url, table_name) as broker:
+        clock = Clock(5.0)
+        leader = a_candidate(broker, "leader", monotonic=clock)
+        await leader._try()
+        clock.now += LEASE_S * BELIEF - 0.05
+        proxy.faults.latency_ms = 1000
+        await leader._beat()
+        proxy.faults.latency_ms = 0
+
+    [line] = [record for record in caplog.records if "was not renewed" in record.message]
+    assert vars(line)["why"] == "TimeoutError"
 
 
 async def test_beats_go_on_while_batches_check_the_fence(proxy: StoreProxy, table_name: str) -> None:

@@ -546,7 +546,10 @@ def test_an_alarm_goes_off_when_it_should_and_says_what_to_do(deployed: Deployed
     topic = deployed.plan["aws_sns_topic.alarms"]["arn"]
     assert tuple(values) == K6[name]
     assert alarm["alarm_actions"] == alarm["ok_actions"] == [topic]
-    assert re.search(r"aws |sandbox-broker |First: the dashboard|[a-z_]{8,}", alarm["alarm_description"])
+    told, _, book = alarm["alarm_description"].partition("\nRunbook: ")
+    assert re.search(r"aws |sandbox-broker |First: the dashboard|[a-z_]{8,}", told)
+    assert book.startswith("docs/runbooks/")
+    assert (ROOT / book).is_file()
 
 
 def test_there_are_no_other_alarms(deployed: Deployed):

@@ -18,6 +18,7 @@ WRONG = {
     "certificate_arn": ("arn:aws:acm:us-east-1:123456789012:broker", "must be the ARN of an ACM certificate"),
     "provider_url": ("http://csp.example.org", "must be https on port 443"),
     "name": ("Sandbox_Broker", "must be 3 to 20 of a-z 0-9 -"),
+    "worker_image_tag": ("latest", "worker_image_tag must be the tag of one release"),
     "canary_weight": (25, "sends requests to a canary that does not run"),
     "api_tasks": ({"min": 1, "max": 10}, "needs a min of 2 or more"),
     "drain_timeout_sec": (35, "less than stop_timeout_sec: ECS kills what has not drained"),
@@ -102,6 +103,13 @@ def test_what_other_variables_are_held_against_is_refused_first(terraform: Works
     assert "region must be the name of an AWS region" in said
     assert "image_tag must name one release" in said
     assert "stop_timeout_sec must be 120 or less" in said
+
+
+def test_a_canary_has_the_tag_of_a_release(terraform: Workspace, aws_url: str):
+    """By itself: a wrong one keeps its weight from being looked at."""
+    done = terraform.try_plan(given(aws_url, canary_image_tag="registry/api:0.2.0"))
+    assert done.returncode == 1
+    assert "canary_image_tag must be the tag of one release" in _flat(done.stderr)
 
 
 def _flat(text: str) -> str:

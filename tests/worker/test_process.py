@@ -221,6 +221,7 @@ async def test_a_table_that_is_not_there_ends_the_worker_with_78(
 
     assert code == 78
     assert "not found" in event["why"].lower()
+    assert "create-table" in event["why"]
 
 
 async def test_sigterm_ends_the_process_in_time_whatever_hangs(
