@@ -20,7 +20,7 @@ from local.engine import ROOT
 from tests.api.process import environment
 from tests.api.service import ADMIN_TOKEN, API_TOKEN
 from tests.tracing.collector import Collector
-from tests.tracing.in_process import traced
+from tests.tracing.in_process import collected, traced
 from tests.unit.test_masking import KINDS, OWN
 
 COLLECTOR = "https://collector.example.org:4318"
@@ -164,11 +164,6 @@ def test_the_collectors_headers_are_secrets_of_the_configuration() -> None:
 @pytest.mark.parametrize("settings", [ApiSettings, WorkerSettings], ids=["api", "worker"])
 def test_it_is_off_unless_somebody_says_otherwise(settings: type[CoreSettings]) -> None:
     assert settings.model_fields["tracing"].default == "off"
-
-
-def collected(collector: Collector, **more: Any) -> CoreSettings:
-    values = {"BROKER_ENV": "development", "TRACING": "otlp", "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url}
-    return CoreSettings(**(values | more))
 
 
 def test_no_kind_of_secret_leaves_in_an_attribute_a_name_or_an_event(collector: Collector) -> None:

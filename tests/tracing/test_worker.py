@@ -5,13 +5,18 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from broker.otlp import trace_of
+from broker.tracing import Life
+from tests.allocation.students import allocate
 from tests.api.service import ADMIN, an_api
+from tests.builders import NOW, TEST_CAUSE, a_sandbox
 from tests.conftest import a_broker
 from tests.tracing.collector import Collector
 from tests.tracing.conftest import QUICK
-from tests.tracing.in_process import traced
+from tests.tracing.in_process import collected, traced
 from tests.worker.conftest import TOKEN, Provider
 from tests.worker.test_process import Process, a_worker_process
+from worker.jobs.expire import expire
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -106,3 +111,18 @@ async def test_a_sync_and_a_job_are_told_and_a_look_that_finds_nothing_is_not(
     assert {span["trace"] for span in collector.spans()} == {
         span["trace"] for span in roots
     }  # no part without its whole
+
+
+async def test_an_expiry_is_told_in_the_life_of_its_sandbox(
+    ministack: str, table_name: str, collector: Collector
+) -> None:
+    async with a_broker(ministack, table_name, lease_s=60) as core:
+        await core.sandboxes.add(a_sandbox(), TEST_CAUSE, now=NOW)
+        held = await allocate(core, "student-1")
+        with traced(collected(collector), core.metrics):
+            now = held.expires_at + 1
+            await expire(
+                core.sandboxes, core.lifecycle, tenant="acme", now=now, grace_s=0, request_id="expire-4711"
+            )
+    life = f"{trace_of(Life('sandbox', 'acme', held.sandbox_id)):032x}"
+    assert "expired" in [span["name"] for span in collector.spans(trace=life)]
