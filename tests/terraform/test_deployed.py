@@ -220,7 +220,8 @@ def test_what_is_passed_is_what_the_broker_would_take_by_itself(
 def test_a_collector_turns_tracing_on_in_both_processes(deployed: Deployed):
     collector = {"endpoint": "https://otel.example.internal:4318", "security_group_id": "sg-0a1b2c3d4e5f67890"}
     settings = {"OTEL_TRACES_SAMPLER": "always_on"}
-    traced = deployed.terraform.plan(deployed.variables | {"collector": collector, "settings": settings}, "traced")
+    variables = deployed.variables | {"collector": collector, "settings": settings}
+    traced = deployed.terraform.plan(variables, "traced", "-refresh=false")
     for process in PROCESSES:
         passed = {pair["name"]: pair["value"] for pair in traced.container(TASKS[process])["environment"]}
         assert _environment(deployed, process)["TRACING"] == "off"

@@ -193,10 +193,10 @@ def test_a_refusal_is_told_by_its_route_and_is_no_failure(
 
 
 def test_no_span_holds_a_token_a_query_or_a_student(api: Process, collector: Collector) -> None:
-    query = "/v1/sandboxes/none?token=query-secret-1&X-Amz-Signature=query-secret-2"
+    query = "/v1/sandboxes/none?token=query-secret-1&X-Amz-Signature=query-secret-2&looks=harmless-query"
     answers = [
         ask(api, "GET", query, "secretive-1", X_Instruqt_Sandbox_ID="student-by-name", Cookie="sid=cookie-secret"),
-        ask(api, "GET", "/password=path-secret-1/x", "secretive-2"),
+        ask(api, "GET", "/password=path-secret-1/harmless-path", "secretive-2"),
         ask(api, "GET", "/v1/admin/stats", "secretive-3", Authorization="Bearer wrong-secret-0123456789"),
     ]
     for asked in answers:
@@ -204,7 +204,15 @@ def test_no_span_holds_a_token_a_query_or_a_student(api: Process, collector: Col
     sent = collector.raw()
 
     assert b"secretive-1" in sent
-    for secret in (API_TOKEN, "query-secret", "cookie-secret", "path-secret", "wrong-secret", "student-by-name"):
+    for secret in (
+        API_TOKEN,
+        "query-secret",
+        "cookie-secret",
+        "path-secret",
+        "wrong-secret",
+        "student-by-name",
+        "harmless",
+    ):
         assert secret.encode() not in sent
 
 
