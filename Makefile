@@ -57,11 +57,11 @@ install: .venv/dev .engine/ready ## everything that run, test and check need
 
 LOCK = $(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
 lock: .venv/dev ## pin the dependencies anew, with hashes; no index address is recorded
-	$(LOCK) pyproject.toml --extra api --extra worker --extra local --extra cli --extra dev -o requirements/dev.txt
-	$(LOCK) pyproject.toml -c requirements/dev.txt --extra api -o requirements/api.txt
-	$(LOCK) pyproject.toml -c requirements/dev.txt --extra worker -o requirements/worker.txt
-	$(LOCK) pyproject.toml -c requirements/dev.txt --extra api --extra worker --extra local --extra cli -o requirements/run.txt
-	$(LOCK) pyproject.toml -c requirements/dev.txt --extra api --extra worker --extra local --extra cli --extra bench -o requirements/bench.txt
+	$(LOCK) pyproject.toml --extra api --extra worker --extra tracing --extra local --extra cli --extra dev -o requirements/dev.txt
+	$(LOCK) pyproject.toml -c requirements/dev.txt --extra api --extra tracing -o requirements/api.txt
+	$(LOCK) pyproject.toml -c requirements/dev.txt --extra worker --extra tracing -o requirements/worker.txt
+	$(LOCK) pyproject.toml -c requirements/dev.txt --extra api --extra worker --extra tracing --extra local --extra cli -o requirements/run.txt
+	$(LOCK) pyproject.toml -c requirements/dev.txt --extra api --extra worker --extra tracing --extra local --extra cli --extra bench -o requirements/bench.txt
 	$(LOCK) requirements/engine.in -o requirements/engine.txt
 
 clean: ## remove what make installed

@@ -11,6 +11,7 @@ from typing import Final
 
 from fastapi import Depends, FastAPI
 from fastapi.exceptions import RequestValidationError
+from fastapi.telemetry import TelemetryConfig
 from starlette.exceptions import HTTPException
 
 from app.access import admitted, must_be_complete
@@ -34,13 +35,14 @@ from app.readiness import Readiness
 from app.routes import admin, events, holders, jobs, keys, operations, ops, sandboxes, tenants
 from app.server import DrainingServer, config_of
 from app.tenant_desk import TenantDesk
+from app.traces import Traces
 from broker import exits, logs
 from broker.boot import Boot
 from broker.errors import BrokerError, ForeignTable, StoreThrottled, StoreUnavailable
 from broker.key import Peppers
 from broker.loop_health import watch_loop
 from broker.metrics import Metrics
-from broker.process import begin, port_is_free
+from broker.process import begin, port_is_free, start_tracing
 from broker.role import Role
 from broker.selection import Selector
 from broker.settings import ApiSettings
@@ -51,6 +53,8 @@ from broker.wiring import Broker, open_broker
 log = logging.getLogger("app")
 
 RETRY_BOOT_S: Final = 1.0
+NO_TELEMETRY: Final[TelemetryConfig] = {"tracing": False, "metrics": False, "logs": False, "auto_configure": False}
+"""FastAPI's own, which an environment variable can turn on: it tells queries and tracebacks as they are."""
 
 
 def create_app(
@@ -89,6 +93,7 @@ def create_app(
         redoc_url=None,
         redirect_slashes=False,  # behind a balancer it would name plain http, and the token would follow
         openapi_url="/v1/openapi.json" if settings.docs else None,
+        telemetry=NO_TELEMETRY,
     )
     app.state.settings = settings
     app.state.metrics = metrics
@@ -150,6 +155,8 @@ def _add_middleware(app: FastAPI, settings: ApiSettings, metrics: Metrics) -> No
     app.add_middleware(Crashes)
     app.add_middleware(Cors, origins=settings.cors_origins)
     app.add_middleware(RequestContext, metrics=metrics, readiness=app.state.readiness)
+    if settings.traced:
+        app.add_middleware(Traces)
 
 
 async def _boot(app: FastAPI, settings: ApiSettings, boot: Boot, metrics: Metrics, stack: AsyncExitStack) -> None:
@@ -248,7 +255,12 @@ def main() -> int:
     logs.configure("api", level=settings.log_level, secrets=settings.secrets())
     boot.phase("app")
     app = create_app(settings, boot)
-    DrainingServer(config_of(app, settings), app.state.readiness, settings).run()
+    stop_tracing = start_tracing(settings, app.state.metrics)
+    if isinstance(stop_tracing, int):
+        return stop_tracing
+    server = DrainingServer(config_of(app, settings), app.state.readiness, settings)
+    server.run()
+    stop_tracing(server.left_s())
     return int(app.state.exit_code)
 
 

@@ -27,7 +27,7 @@ MAX_BODY_BYTES: Final = 64 * 1024
 BODY_S: Final = 10.0
 _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 _PATH: Final = re.compile(r"[\x21-\x7e]*")
-_PROBES: Final = frozenset({"/healthz", "/readyz", "/metrics"})
+PROBES: Final = frozenset({"/healthz", "/readyz", "/metrics"})
 
 SECURITY_HEADERS: Final = [
     (b"strict-transport-security", b"max-age=31536000; includeSubDomains"),
@@ -85,11 +85,11 @@ class RequestContext:
 
     def _record(self, scope: Scope, status: int, took_s: float) -> None:
         route = getattr(scope.get("route"), "path", "unmatched")
-        method = scope["method"] if scope["method"] in _METHODS else "other"
+        method = scope["method"] if scope["method"] in METHODS else "other"
         self._metrics.requests.labels(route, method, str(status)).inc()
         self._metrics.request_s.labels(route).observe(took_s)
         level = logging.INFO
-        if scope["path"] in _PROBES:  # told where one fails alone: a metric filter counts these lines
+        if scope["path"] in PROBES:  # told where one fails alone: a metric filter counts these lines
             level = logging.WARNING if status >= 500 else logging.DEBUG
         if not log.isEnabledFor(level):
             return
@@ -107,7 +107,7 @@ class RequestContext:
         log.log(level, "request", extra=facts | state.get("facts", {}))
 
 
-_METHODS: Final = frozenset({"GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"})
+METHODS: Final = frozenset({"GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"})
 
 
 def _merged(headers: list[tuple[bytes, bytes]], current: str) -> list[tuple[bytes, bytes]]:
@@ -159,7 +159,7 @@ class Deadlines:
         self._timeout_s = timeout_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] in _PROBES:
+        if scope["type"] != "http" or scope["path"] in PROBES:
             await self._app(scope, receive, send)
             return
         try:

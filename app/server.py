@@ -110,5 +110,9 @@ class DrainingServer(uvicorn.Server):
         await super().shutdown(sockets)
         log.info("stopped", extra=self._since())
 
+    def left_s(self) -> float:
+        """Of the drain's time, in seconds; 0 where it is over."""
+        return max(0.0, self._began_at + self._settings.drain_timeout_s - time.monotonic())
+
     def _since(self) -> dict[str, float]:
         return {"after_s": round(time.monotonic() - self._began_at, 2)}

@@ -11,6 +11,7 @@ from contextvars import ContextVar
 from logging.handlers import QueueHandler, QueueListener
 from typing import Any, Final, TextIO
 
+from broker import tracing
 from broker.masking import Masker
 
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
@@ -56,11 +57,13 @@ class JsonFormatter(logging.Formatter):
 
 
 class _WithRequest(QueueHandler):
-    """Takes the request id along: the writing thread has no context of its own."""
+    """Takes request id and trace id along: the writing thread has no context of its own."""
 
     def prepare(self, record: logging.LogRecord) -> logging.LogRecord:
         if not hasattr(record, "request_id") and (current := request_id.get()) is not None:
             record.request_id = current
+        if (span := tracing.current.get()) is not None:
+            record.trace_id = span.trace_id
         return record
 
 
@@ -79,6 +82,11 @@ class _Lines(logging.StreamHandler[TextIO]):
 def hide(secrets: Iterable[str]) -> None:
     """Never show these in this process's log from now on: a rotated secret is told here before it is used."""
     _masker.learn(secrets)
+
+
+def shown(value: Any) -> Any:
+    """What of it may leave this process, in its log or elsewhere: the same with its secrets masked."""
+    return _masker.value(value)
 
 
 def configure(process: str, *, level: str, secrets: Iterable[str]) -> None:

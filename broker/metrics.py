@@ -88,6 +88,12 @@ class Metrics:
         self.loop_stalls = Counter(
             "broker_event_loop_stalls_total", "Times the event loop stood still for over 1 s.", registry=r
         )
+        self.spans = Counter(
+            "broker_spans_total",
+            "Spans by what became of them: delivered to the collector, undelivered, or queue_full.",
+            ["outcome"],
+            registry=r,
+        )
         self.boot_s = Gauge(
             "broker_boot_seconds", "From the process's start until it was ready; 0 while it is not.", registry=r
         )

@@ -1,17 +1,24 @@
 """How a process of the broker begins: its options, its settings, its port. What is wrong is told in sentences."""
 
 import argparse
+import importlib
 import json
 import socket
 import sys
-from typing import TypeVar
+from collections.abc import Callable
+from typing import Final, TypeVar
 
 from pydantic import ValidationError
 
-from broker import exits
+from broker import exits, tracing
+from broker.metrics import Metrics
 from broker.settings import CoreSettings, problems_of
 
 S = TypeVar("S", bound=CoreSettings)
+
+LAST_SPANS_S: Final = 2.0
+LAST_SPANS_SHARE: Final = 0.05
+"""Of the drain's time, at the most, for delivering the last spans at its end."""
 
 
 def begin(kind: type[S], *, module: str, what: str, arguments: list[str] | None = None) -> S | int:
@@ -36,6 +43,28 @@ def begin(kind: type[S], *, module: str, what: str, arguments: list[str] | None 
     if wanted.show:
         sys.stdout.write(json.dumps(settings.effective()) + "\n")
     return 0 if wanted.check or wanted.show else settings
+
+
+def start_tracing(settings: CoreSettings, metrics: Metrics) -> Callable[[float], None] | int:
+    """What ends it, within the seconds that are left of a drain; or the exit code where it is not to start.
+
+    Where it is off nothing of OpenTelemetry is imported by us.
+    """
+    if not settings.traced:
+        return lambda _: None
+    otlp = importlib.import_module("broker.otlp")
+    try:
+        tracer = otlp.Otlp(settings, metrics)
+    except ValueError as error:
+        sys.stderr.write(f"configuration: TRACING: a variable of OpenTelemetry's makes no sense: {error}\n")
+        return exits.CONFIG
+    tracing.tracer = tracer
+
+    def stop(left_s: float) -> None:
+        tracing.tracer = None
+        tracer.close(min(LAST_SPANS_S, LAST_SPANS_SHARE * settings.drain_timeout_s, left_s))
+
+    return stop
 
 
 def port_is_free(host: str, port: int, *, variable: str) -> bool:

@@ -2,8 +2,10 @@
 
 import re
 from collections.abc import Iterator
+from importlib.util import find_spec
 from ipaddress import ip_network
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Final, Literal
+from urllib.parse import unquote, urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -72,6 +74,26 @@ def _encrypted(url: str | None, info: ValidationInfo) -> str | None:
 
 Encrypted = AfterValidator(_encrypted)
 
+_TRACING_PACKAGES: Final = {
+    "opentelemetry.sdk.trace": "opentelemetry-sdk",
+    "opentelemetry.exporter.otlp.proto.http": "opentelemetry-exporter-otlp-proto-http",
+}
+_HERE: Final = ("localhost", "127.0.0.1", "::1")
+_SAMPLERS: Final = tuple(
+    parent + name for parent in ("", "parentbased_") for name in ("always_on", "always_off", "traceidratio")
+)
+
+
+def _is_traced(info: ValidationInfo) -> bool:
+    return info.data.get("tracing") == "otlp"
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ImportError:
+        return False
+
 
 def csv(value: Any) -> Any:
     """'a, b' as a setting means ['a', 'b']."""
@@ -139,6 +161,13 @@ class CoreSettings(BaseSettings):
     boot_failures: int = Field(0, alias="BOOT_FAILURE_COUNT", ge=0, le=1_000_000)
     boot_state_dir: str = Field("", alias="BOOT_STATE_DIR", max_length=1024)
 
+    tracing: str = Field("off", alias="TRACING", description="off or otlp", pattern="^(off|otlp)$")
+    tracing_endpoint: str = Field("http://localhost:4318", alias="OTEL_EXPORTER_OTLP_ENDPOINT")
+    tracing_headers: SecretStr = Field(SecretStr(""), alias="OTEL_EXPORTER_OTLP_HEADERS")
+    tracing_service: str = Field("", alias="OTEL_SERVICE_NAME")
+    tracing_sampler: str = Field("parentbased_always_on", alias="OTEL_TRACES_SAMPLER")
+    tracing_share: str = Field("", alias="OTEL_TRACES_SAMPLER_ARG")
+
     process: ClassVar[str] = "core"
     """What this process is in the table, the log and the guard of its AWS calls."""
 
@@ -146,10 +175,69 @@ class CoreSettings(BaseSettings):
     def development(self) -> bool:
         return self.environment == "development"
 
+    @property
+    def traced(self) -> bool:
+        return self.tracing != "off"
+
     def secrets(self) -> list[str]:
         """The secret values of this configuration, for the log mask."""
         values = (getattr(self, name) for name in type(self).model_fields)
-        return [v.get_secret_value() for v in values if isinstance(v, SecretStr)]
+        headers = csv(self.tracing_headers.get_secret_value())
+        return [
+            *(v.get_secret_value() for v in values if isinstance(v, SecretStr)),
+            *(unquote(header.partition("=")[2]).strip() for header in headers),
+        ]
+
+    @field_validator("tracing")
+    @classmethod
+    def _installed(cls, tracing: str) -> str:
+        if tracing == "otlp" and not all(map(_is_installed, _TRACING_PACKAGES)):
+            raise ValueError(
+                "is otlp, and what sends spans is not installed: pip install 'sandbox-broker[tracing]' "
+                f"(which is {' and '.join(_TRACING_PACKAGES.values())}), or set TRACING=off"
+            )
+        return tracing
+
+    @field_validator("tracing_endpoint")
+    @classmethod
+    def _collector(cls, url: str, info: ValidationInfo) -> str:
+        """A platform may set this one for everything that runs on it: off, it is none of our business."""
+        if not _is_traced(info):
+            return url
+        try:
+            parts = urlsplit(url)
+            _ = parts.port
+        except ValueError:
+            raise ValueError("is no URL") from None
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+            raise ValueError("must be a URL such as https://collector.example.org:4318, without /v1/traces")
+        if parts.path.rstrip("/").endswith("/v1/traces"):
+            raise ValueError("must be without /v1/traces, which is added to it")
+        if parts.username or parts.password:
+            raise ValueError("must hold neither user nor password: OTEL_EXPORTER_OTLP_HEADERS can")
+        if parts.scheme == "http" and parts.hostname not in _HERE and _guarded_by(info):
+            raise ValueError("is plain http to another machine: set BROKER_ENV=development, or use https")
+        return url
+
+    @field_validator("tracing_sampler")
+    @classmethod
+    def _sampler(cls, name: str, info: ValidationInfo) -> str:
+        if _is_traced(info) and name.lower() not in _SAMPLERS:
+            raise ValueError(f"must be one of {', '.join(_SAMPLERS)}")
+        return name
+
+    @field_validator("tracing_share")
+    @classmethod
+    def _share(cls, share: str, info: ValidationInfo) -> str:
+        """The SDK takes what it does not understand for 1, which is everything."""
+        if _is_traced(info) and info.data.get("tracing_sampler", "").lower().endswith("traceidratio"):
+            try:
+                good = 0 <= float(share) <= 1
+            except ValueError:
+                good = False
+            if not good:
+                raise ValueError("must be a share from 0 to 1, such as 0.1")
+        return share
 
     def effective(self) -> dict[str, Any]:
         """The configuration in force by variable name, secrets left out."""

@@ -63,7 +63,8 @@ resource "aws_vpc_security_group_ingress_rule" "api_alb" {
 }
 
 locals {
-  tasks = { api = aws_security_group.api.id, worker = aws_security_group.worker.id }
+  tasks          = { api = aws_security_group.api.id, worker = aws_security_group.worker.id }
+  collector_port = var.collector == null ? null : tonumber(regex("[0-9]+$", var.collector.endpoint))
 }
 
 resource "aws_vpc_security_group_egress_rule" "endpoints" {
@@ -97,6 +98,17 @@ resource "aws_vpc_security_group_egress_rule" "s3" {
   ip_protocol       = "tcp"
   from_port         = 443
   to_port           = 443
+}
+
+resource "aws_vpc_security_group_egress_rule" "collector" {
+  for_each = var.collector == null ? {} : local.tasks
+
+  security_group_id            = each.value
+  description                  = "spans"
+  referenced_security_group_id = var.collector.security_group_id
+  ip_protocol                  = "tcp"
+  from_port                    = local.collector_port
+  to_port                      = local.collector_port
 }
 
 resource "aws_vpc_security_group_egress_rule" "provider" {

@@ -5,14 +5,18 @@ locals {
 
   # What follows from what is built, and is not for var.settings to change.
   built = {
-    core = {
-      BROKER_ENV                    = "production"
-      AWS_REGION                    = var.region
-      DDB_TABLE_NAME                = local.table_name
-      DDB_GSI1_NAME                 = "StatusIndex"
-      DDB_GSI2_NAME                 = "TrackIndex"
-      GRACEFUL_SHUTDOWN_TIMEOUT_SEC = tostring(var.drain_timeout_sec)
-    }
+    core = merge(
+      {
+        BROKER_ENV                    = "production"
+        AWS_REGION                    = var.region
+        DDB_TABLE_NAME                = local.table_name
+        DDB_GSI1_NAME                 = "StatusIndex"
+        DDB_GSI2_NAME                 = "TrackIndex"
+        GRACEFUL_SHUTDOWN_TIMEOUT_SEC = tostring(var.drain_timeout_sec)
+        TRACING                       = var.collector == null ? "off" : "otlp"
+      },
+      var.collector == null ? {} : { OTEL_EXPORTER_OTLP_ENDPOINT = var.collector.endpoint },
+    )
     api = {
       API_HOST        = "0.0.0.0"
       API_PORT        = tostring(local.api_port)
@@ -86,7 +90,7 @@ locals {
 
   # Left out unless var.settings has them: unset, each follows another setting.
   optional = {
-    core   = []
+    core   = ["OTEL_SERVICE_NAME", "OTEL_TRACES_SAMPLER", "OTEL_TRACES_SAMPLER_ARG"]
     api    = []
     worker = ["CLEANUP_CONCURRENCY_MIN", "CSP_DELETES_PER_SEC_MIN", "NIOSXAAS_BASE_URL"]
   }
@@ -101,7 +105,7 @@ locals {
       local.defaults[process],
       {
         for variable, value in var.settings : variable => value
-        if contains(concat(keys(local.defaults.core), keys(local.defaults[process]), local.optional[process]), variable)
+        if contains(concat(keys(local.defaults.core), local.optional.core, keys(local.defaults[process]), local.optional[process]), variable)
       },
       local.built.core,
       local.built[process],

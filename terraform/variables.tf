@@ -242,6 +242,17 @@ variable "settings" {
   }
 }
 
+variable "collector" {
+  description = "Where both processes send their spans (TRACING=otlp), such as https://otel.example.internal:4318, and the security group that listens there, in this VPC or a peered one. Null: TRACING=off."
+  type        = object({ endpoint = string, security_group_id = string })
+  default     = null
+
+  validation {
+    condition     = var.collector == null || (can(regex("^https://[A-Za-z0-9.-]+:[0-9]{1,5}$", var.collector.endpoint)) && can(regex("^sg-[0-9a-f]+$", var.collector.security_group_id)))
+    error_message = "collector must have an endpoint https://HOST:PORT, without a path, and the security_group_id (sg-...) of what listens there."
+  }
+}
+
 variable "pool_low" {
   description = "For each tenant: with fewer available sandboxes there is an alarm."
   type        = map(number)

@@ -19,7 +19,7 @@ from broker.errors import ForeignTable, StoreThrottled, StoreUnavailable
 from broker.leadership import FormerElection, Leadership
 from broker.loop_health import watch_loop
 from broker.metrics import Metrics
-from broker.process import begin, port_is_free
+from broker.process import LAST_SPANS_S, begin, port_is_free, start_tracing
 from broker.settings import WorkerSettings
 from broker.store.leader import LEADER_SCOPE
 from broker.wiring import Broker, open_broker
@@ -44,13 +44,13 @@ class SchedulerStalled(Exception):
     """Nothing ticks any more."""
 
 
-async def run(settings: WorkerSettings, boot: Boot) -> int:
+async def run(settings: WorkerSettings, boot: Boot, metrics: Metrics) -> int:
     """Run until SIGTERM or SIGINT, then drain. Returns the process's exit code."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    metrics, health = Metrics(), Health()
+    health = Health()
     server = health_server(health_app(health, metrics), host=settings.host, port=settings.port)
     serving = asyncio.create_task(server.serve())
     watching = asyncio.create_task(watch_loop(metrics))
@@ -250,8 +250,14 @@ def main() -> int:
     if not port_is_free(settings.host, settings.port, variable="WORKER_PORT"):
         return exits.CRASH
     logs.configure("worker", level=settings.log_level, secrets=settings.secrets())
+    metrics = Metrics()
+    stop_tracing = start_tracing(settings, metrics)
+    if isinstance(stop_tracing, int):
+        return stop_tracing
     with asyncio.Runner(loop_factory=NamesLoop) as runner:
-        return runner.run(run(settings, boot))
+        code = runner.run(run(settings, boot, metrics))
+    stop_tracing(LAST_SPANS_S)  # the drain's own shares leave more than that
+    return code
 
 
 if __name__ == "__main__":

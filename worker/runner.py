@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any, Final, Protocol
 
+from broker import tracing
 from broker.errors import WriteConflict
 from broker.job import DEADLINE_S, PERMISSION_REVOKED, Job, JobState, Kind
 from broker.lapse import Lapses
@@ -15,6 +16,7 @@ from broker.logs import request_id
 from broker.metrics import Metrics
 from broker.permission import Permissions
 from broker.store.jobs import Jobs
+from broker.tracing import Life
 from worker.job_context import HandedBack, Handler
 from worker.job_run import JobRun, Pace
 
@@ -177,7 +179,15 @@ class Runner:
 
     async def _attempt(self, run: JobRun) -> None:
         """The edge around one run: whatever happens in it is logged, counted, and over."""
-        request_id.set(run.job.request_id)
+        job = run.job
+        request_id.set(job.request_id)
+        facts = {f"broker.{name}": fact for name, fact in _facts(job).items()} | {
+            "broker.request_id": job.request_id
+        }
+        with tracing.root(f"job {job.kind.value}", facts, life=Life("job", job.tenant, job.id)):
+            await self._attempted(run)
+
+    async def _attempted(self, run: JobRun) -> None:
         log.info("job started", extra=_facts(run.job))
         began = time.perf_counter()
         ended: Job | None = None
@@ -192,6 +202,10 @@ class Runner:
         self._metrics.requested_job_s.labels(run.job.kind.value, ended.state.value if ended else "lost").observe(
             took_s
         )
+        if (span := tracing.current.get()) is not None:
+            span.note({"broker.outcome": ended.state.value if ended else "lost"})
+            if ended is not None and ended.state in WORST:
+                span.fail(ended.state.value)
         if ended is None:
             log.warning("job let go: its lease is lost, or its end could not be written", extra=_facts(run.job))
         else:

@@ -19,6 +19,7 @@ from apscheduler.jobstores.base import JobLookupError
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from apscheduler.triggers.interval import IntervalTrigger
 
+from broker import tracing
 from broker.errors import BrokerError, LeadershipLost
 from broker.logs import request_id
 from broker.metrics import Metrics
@@ -146,6 +147,13 @@ class Schedule:
             return
         run_id = f"{job.name}-{secrets.token_hex(4)}"
         token = request_id.set(run_id)
+        facts = {"broker.duty": job.name, "broker.tenant": entry.tenant, "broker.request_id": run_id}
+        with tracing.root(f"duty {job.name}", facts, seldom_worth_it=job.quiet):
+            await self._ran(entry, run_id)
+        request_id.reset(token)
+
+    async def _ran(self, entry: _Entry, run_id: str) -> None:
+        job = entry.job
         self._running.add(run_id)
         self._idle.clear()
         facts = {"job": job.name, "tenant": entry.tenant}
@@ -174,10 +182,13 @@ class Schedule:
             self._running.discard(run_id)
             if not self._running:
                 self._idle.set()
-            request_id.reset(token)
 
     def _ended(self, entry: _Entry, outcome: str) -> None:
         self._metrics.job_runs.labels(entry.tenant, entry.job.name, outcome).inc()
+        if (span := tracing.current.get()) is not None:
+            span.note({"broker.outcome": outcome})
+            if outcome in ("failed", "crashed"):
+                span.fail(outcome)
 
     def _tell(self, entry: _Entry, outcome: Counter[str], took_ms: float) -> None:
         job = entry.job
@@ -185,6 +196,9 @@ class Schedule:
         if job.name != "clean":  # deletions are counted one by one, as they end
             for name, count in counts.items():
                 self._metrics.job_items.labels(entry.tenant, job.name, name).inc(count)
+        if counts and (span := tracing.current.get()) is not None:
+            span.note({f"broker.count.{name}": count for name, count in counts.items()})
+            span.keep()
         level = logging.DEBUG if job.quiet and not counts else logging.INFO
         facts = {"job": job.name, "tenant": entry.tenant, "ms": took_ms, "counts": counts}
         log.log(level, "job done", extra=facts)

@@ -8,9 +8,11 @@ from typing import Any, Final
 
 from botocore.exceptions import BotoCoreError, ClientError
 
+from broker import tracing
 from broker.errors import StoreThrottled, StoreUnavailable, WriteConflict
 from broker.metrics import Metrics
 from broker.store.door import Door
+from broker.store.spans import store_call
 from broker.store.table import Item, Table
 
 _THROTTLED: Final = frozenset(
@@ -112,8 +114,15 @@ class StoreClient:
             StoreThrottled: refused for the rate; nothing was written.
             StoreUnavailable: no answer in time; whether it was written is unknown.
         """
+        if (span := tracing.current.get()) is None:
+            return await self._answer(operation, arguments)
+        with store_call(span, operation, self.table.name, expected=(WriteConflict, TransactionRefused)):
+            return await self._answer(operation, arguments)
+
+    async def _answer(self, operation: str, arguments: dict[str, Any]) -> dict[str, Any]:
         began = time.perf_counter()
         await self._take_slot(operation)
+        tracing.mark("connection")  # until here it waited for one
         try:
             if self._closed:
                 raise StoreUnavailable("closed")

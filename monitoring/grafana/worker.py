@@ -230,6 +230,16 @@ PROCESSES: Final = Row(
             unit="short",
         ),
         Panel(
+            "Spans in 15 min, by what became of them",
+            "Normal: none (TRACING=off), or delivered alone. undelivered: the collector; queue_full: sample less.",
+            (
+                (
+                    "sum by (job, instance, outcome) (increase(broker_spans_total[15m]))",
+                    "{{outcome}} {{job}} {{instance}}",
+                ),
+            ),
+        ),
+        Panel(
             "Up for",
             "Normal: since the last deployment. Falls to 0 again and again: it restarts, its log says why.",
             ((f"time() - process_start_time_seconds {OURS}", PROCESS),),

@@ -39,6 +39,11 @@ LEFT_OUT = {
     "CSP_DELETES_PER_SEC_MIN": "unset, it follows CSP_DELETES_PER_SEC",
     "BOOT_FAILURE_COUNT": "the supervisor's to say",
     "BOOT_STATE_DIR": "nothing here can be written to; the table has the record",
+    "OTEL_EXPORTER_OTLP_ENDPOINT": "where a collector is named",
+    "OTEL_EXPORTER_OTLP_HEADERS": "the collector knows us by our security groups",
+    "OTEL_SERVICE_NAME": "unset, it is sandbox-broker-api and sandbox-broker-worker",
+    "OTEL_TRACES_SAMPLER": "unset, the caller decides, and else everything is recorded",
+    "OTEL_TRACES_SAMPLER_ARG": "the same",
 }
 BUILT = {"BROKER_ENV", "AWS_REGION", "TRUSTED_PROXIES", "CSP_BASE_URL", "CSP_API_TOKEN_SECRET"}
 TABLE_ARN = f"arn:aws:dynamodb:{REGION}:{ACCOUNT}:table/sandbox-broker"
@@ -210,6 +215,18 @@ def test_what_is_passed_is_what_the_broker_would_take_by_itself(
         n: v for n, v in plain.items() if n not in BUILT
     }
     assert (effective["BROKER_ENV"], effective["AWS_REGION"]) == ("production", REGION)
+
+
+def test_a_collector_turns_tracing_on_in_both_processes(deployed: Deployed):
+    collector = {"endpoint": "https://otel.example.internal:4318", "security_group_id": "sg-0a1b2c3d4e5f67890"}
+    settings = {"OTEL_TRACES_SAMPLER": "always_on"}
+    variables = deployed.variables | {"collector": collector, "settings": settings}
+    traced = deployed.terraform.plan(variables, "traced", "-refresh=false")
+    for process in PROCESSES:
+        passed = {pair["name"]: pair["value"] for pair in traced.container(TASKS[process])["environment"]}
+        assert _environment(deployed, process)["TRACING"] == "off"
+        assert (passed["TRACING"], passed["OTEL_EXPORTER_OTLP_ENDPOINT"]) == ("otlp", collector["endpoint"])
+        assert passed["OTEL_TRACES_SAMPLER"] == "always_on"
 
 
 def test_a_callers_address_is_believed_from_the_load_balancers_subnets_alone(deployed: Deployed):

@@ -14,6 +14,7 @@ pytestmark = pytest.mark.timeout(600)
 
 needs_terraform = pytest.mark.skipif(shutil.which("terraform") is None, reason="terraform is not installed")
 
+COLLECTOR = "https://otel.example.internal:4318"
 WRONG = {
     "certificate_arn": ("arn:aws:acm:us-east-1:123456789012:broker", "must be the ARN of an ACM certificate"),
     "provider_url": ("http://csp.example.org", "must be https on port 443"),
@@ -32,6 +33,10 @@ WRONG = {
     "settings": (
         {"BROKER_API_TOKEN": "a", "LAB_DURATION_HOURS": "8"},
         "what cannot be set here: BROKER_API_TOKEN",
+    ),
+    "collector": (
+        {"endpoint": "http://otel.example.internal:4318", "security_group_id": "sg-0a1b2c3d4e5f67890"},
+        "must have an endpoint https://HOST:PORT",
     ),
     "pool_low": ({"default": 0}, "must hold numbers of 1 or more"),
     "alarm_emails": (["oncall"], "must hold e-mail addresses"),
@@ -64,7 +69,13 @@ def course(terraform: Workspace, aws_url: str) -> Planned:
             canary_weight=25,
             burst_allocations_per_sec=1000,
             students_behind_one_address=5000,
-            settings={"LAB_DURATION_HOURS": "8", "NIOSXAAS_ENABLED": "true", "GAUGES_INTERVAL_SEC": "120"},
+            settings={
+                "LAB_DURATION_HOURS": "8",
+                "NIOSXAAS_ENABLED": "true",
+                "GAUGES_INTERVAL_SEC": "120",
+                "OTEL_TRACES_SAMPLER": "always_on",
+            },
+            collector={"endpoint": COLLECTOR, "security_group_id": "sg-0a1b2c3d4e5f67890"},
         ),
         "course",
     )
@@ -177,6 +188,19 @@ def test_services_get_a_secret_of_their_own_and_slow_gauges_a_patient_alarm(cour
     names = {secret["name"] for secret in course.of("aws_secretsmanager_secret").values()}
     assert "sandbox-broker/services-password" in names
     assert course['aws_cloudwatch_metric_alarm.main["worker-silent"]']["period"] == 600
+
+
+def test_both_processes_may_call_the_collector_and_nobody_else_does(course: Planned):
+    rules = course.of("aws_vpc_security_group_egress_rule")
+    ways = {address.partition("[")[2]: rule for address, rule in rules.items() if "collector" in address}
+    assert set(ways) == {'"api"]', '"worker"]'}
+    for rule in ways.values():
+        assert (rule["from_port"], rule["to_port"], rule["ip_protocol"]) == (4318, 4318, "tcp")
+        assert rule["referenced_security_group_id"] == "sg-0a1b2c3d4e5f67890"
+
+
+def test_without_a_collector_there_is_no_way_to_one(before_a_release: Planned):
+    assert not [a for a in before_a_release.of("aws_vpc_security_group_egress_rule") if "collector" in a]
 
 
 def test_nothing_of_this_machine_is_kept():

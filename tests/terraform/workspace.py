@@ -74,8 +74,12 @@ class Workspace:
         values.write_text(json.dumps(variables))
         return f"-var-file={values}"
 
-    def try_plan(self, variables: Mapping[str, Any], out: str = "planned") -> subprocess.CompletedProcess[str]:
-        return self.run("plan", "-input=false", "-no-color", "-lock=false", self._given(variables), f"-out={out}")
+    def try_plan(
+        self, variables: Mapping[str, Any], out: str = "planned", *more: str
+    ) -> subprocess.CompletedProcess[str]:
+        return self.run(
+            "plan", "-input=false", "-no-color", "-lock=false", *more, self._given(variables), f"-out={out}"
+        )
 
     def apply(self, variables: Mapping[str, Any], *, destroy: bool = False) -> None:
         """Make it so, or, with `destroy`, take it all down."""
@@ -88,8 +92,9 @@ class Workspace:
         """What terraform keeps of each resource."""
         return list(json.loads((self.folder / "terraform.tfstate").read_text())["resources"])
 
-    def plan(self, variables: Mapping[str, Any], out: str = "planned") -> "Planned":
-        done = self.try_plan(variables, out)
+    def plan(self, variables: Mapping[str, Any], out: str = "planned", *more: str) -> "Planned":
+        """`more`: of terraform's own options, such as -refresh=false, which asks for nothing that is there."""
+        done = self.try_plan(variables, out, *more)
         assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
         return Planned(json.loads(self.must("show", "-json", out)))
 

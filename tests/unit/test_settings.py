@@ -328,7 +328,7 @@ def test_no_problem_repeats_a_value() -> None:
 def test_secrets_are_told_to_the_mask_and_to_nobody_else() -> None:
     settings = api()
     assert set(settings.secrets()) - {""} == {API_TOKEN, ADMIN_TOKEN}
-    assert worker().secrets() == [PROVIDER_TOKEN, ""]
+    assert set(worker().secrets()) - {""} == {PROVIDER_TOKEN}
     for text in (repr(settings), str(settings), repr(settings.effective())):
         assert API_TOKEN not in text
         assert ADMIN_TOKEN not in text
@@ -340,7 +340,7 @@ def test_the_effective_configuration_names_every_variable_but_the_secrets() -> N
     assert shown["LAB_DURATION_HOURS"] == 2.5
     assert shown["BROKER_ENV"] == "production"
     assert "BROKER_API_TOKEN" not in shown
-    assert len(shown) == len(ApiSettings.model_fields) - 3
+    assert len(shown) == len(ApiSettings.model_fields) - 4
     assert "CSP_API_TOKEN" not in worker().effective()
 
 

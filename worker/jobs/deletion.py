@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
+from broker import tracing
 from broker.action import Action
 from broker.errors import BrokerError, ProviderAccountOwned, WriteConflict
 from broker.policy import retry_delay_s
@@ -22,6 +23,7 @@ from broker.sandbox import Sandbox, State
 from broker.store.events import Cause
 from broker.store.sandboxes import Sandboxes
 from broker.store.sync_state import SyncStates
+from broker.tracing import Life
 from worker.provider.client import ProviderClient, ProviderError
 from worker.provider.errors import is_no_try, is_refused_credential
 from worker.provider.permits import Permit
@@ -36,6 +38,7 @@ REFUSED_PAUSE_S: Final = 60.0
 UNLISTED_PAUSE_S: Final = 30.0
 """How long a deletion waits for the first listing of a connection that is new."""
 
+_FAILED: Final = (Action.DELETE_ATTEMPT_FAILED, Action.DELETION_FAILED, Action.DELETION_REFUSED, "unwritten")
 HANDED_BACK: Final = "HANDED_BACK: the worker ended, or another leads"
 
 
@@ -82,6 +85,18 @@ class Deletion:
 
     async def run(self) -> str:
         """Try to delete. Returns the outcome in a word; the sandbox is in a legal state whatever it is."""
+        due = self._held
+        facts = {f"broker.{name}": fact for name, fact in self._facts.items()}
+        with tracing.root("delete", facts, life=Life("sandbox", due.tenant, due.id)) as span:
+            outcome = await self._run()
+            if span is not None:
+                span.note({"broker.outcome": outcome, "broker.request_id": self._request_id})
+                span.note({"broker.attempt": self._held.attempt})
+                if outcome in _FAILED:
+                    span.fail(outcome)
+        return outcome
+
+    async def _run(self) -> str:
         try:
             if not self._tools.leads_to(self._held.provider):
                 return await self._elsewhere()

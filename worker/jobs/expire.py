@@ -2,12 +2,14 @@
 
 from collections import Counter
 
+from broker import tracing
 from broker.action import Action
 from broker.errors import WriteConflict
 from broker.lifecycle import Lifecycle
 from broker.sandbox import State
 from broker.store.events import Cause
 from broker.store.sandboxes import Sandboxes
+from broker.tracing import Life
 
 
 async def expire(
@@ -27,4 +29,5 @@ async def expire(
             outcome["lost_race"] += 1
         else:
             outcome["expired"] += 1
+            tracing.tell(Life("sandbox", held.tenant, held.id), "expired")
     return outcome

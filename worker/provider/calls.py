@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import httpx
 
+from broker import tracing
 from broker.metrics import Metrics
 from worker.provider.errors import ProviderError, label
 
@@ -74,6 +75,30 @@ class Calls:
         Raises:
             ProviderError: no expected answer, or a page for people in place of one.
         """
+        answering = self._call(name, method, path, expected, deadline_s, max_bytes, headers, arguments)
+        if (span := tracing.current.get()) is None:
+            return await answering
+        facts = {
+            "http.request.method": method,
+            "server.address": self._http.base_url.host,
+            "broker.tenant": self._tenant,
+        }
+        with tracing.call(span, f"provider {name}", facts) as called:  # neither path nor headers nor query
+            answer = await answering
+            called.note({"http.response.status_code": answer.status})
+            return answer
+
+    async def _call(
+        self,
+        name: str,
+        method: str,
+        path: str,
+        expected: Collection[int],
+        deadline_s: float,
+        max_bytes: int,
+        headers: dict[str, str],
+        arguments: dict[str, Any],
+    ) -> Answer:
         began = time.perf_counter()
         try:
             async with asyncio.timeout(deadline_s):
