@@ -181,6 +181,7 @@ async def _boot(app: FastAPI, settings: ApiSettings, boot: Boot, metrics: Metric
     app.state.key_ring.open(broker.keys)
     app.state.ceilings.open(broker.tenants)
     app.state.readiness.booted(broker.client, broker.modes)
+    await stack.enter_async_context(broker.peers.beating())
     await boot.ready(settings, metrics, broker.boots)
 
 

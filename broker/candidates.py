@@ -11,11 +11,11 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from hashlib import blake2b
 from typing import Final
 
 from broker.errors import RateLimited
 from broker.metrics import Metrics
+from broker.peers import Share
 from broker.pool import Pool, Span
 from broker.sandbox import Sandbox, State
 from broker.store.sandboxes import Sandboxes
@@ -39,12 +39,18 @@ NEW_PREFIXES_PER_S: Final = 100
 """Prefixes not asked for lately that one tenant may bring up in a second: each costs a walk of the index."""
 
 
+_Part = tuple[int, Span | None]
+"""A shard, and the names in it."""
+
+
 @dataclass(slots=True)
 class _Walk:
     """One pass over a (tenant, pool): where the next page of each shard and span of names begins."""
 
     began_at: float
-    left: dict[tuple[int, Span | None], Item | None]  # start of the next page; what has ended is gone
+    left: dict[_Part, Item | None]  # start of the next page; what has ended is gone
+    mine: frozenset[_Part]  # those that this process takes from before it takes from its peers'
+    mine_of: Callable[[Sandbox], bool]  # of a row there, where peers have the shard together
     found: int = 0
     blocked: set[str] = field(default_factory=set)  # seen, but in the hands of a sibling request
 
@@ -76,15 +82,15 @@ class Candidates:
         tenants: Tenants,
         metrics: Metrics,
         *,
-        process_id: str,
+        share: Callable[[], Share] = Share,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._sandboxes = sandboxes
         self._tenants = tenants
         self._metrics = metrics
-        self._process_id = process_id
+        self._share = share
         self._monotonic = monotonic
-        self._random = random.Random(process_id)  # noqa: S311  spreads load, guards nothing
+        self._random = random.Random()  # noqa: S311  spreads load, guards nothing
         self._shelves: OrderedDict[tuple[str, Pool], _Shelf] = OrderedDict()
         self._lent: dict[tuple[str, str], asyncio.Future[None]] = {}
         self._proved: OrderedDict[tuple[str, str], int] = OrderedDict()  # id -> version known to be past
@@ -231,23 +237,31 @@ class Candidates:
 
     async def _new_walk(self, shelf: _Shelf) -> _Walk:
         began_at = self._monotonic()
-        shards = await self._tenants.shards(shelf.tenant)
+        shards, share = await self._tenants.shards(shelf.tenant), self._share()
         spans = shelf.pool.spans()
-        in_turn = sorted(range(shards), key=self._preference)
-        return _Walk(began_at, {(shard, span): None for shard in in_turn for span in spans})
-
-    def _preference(self, shard: int) -> bytes:
-        """Rendezvous hashing: each process begins at its own shard, then steals when that is dry."""
-        return blake2b(f"{self._process_id}/{shard}".encode(), digest_size=8).digest()
+        mine, others = share.order(shards)
+        begin = self._random.randrange(len(mine))  # peers that know nothing of each other yet begin apart
+        mine = mine[begin:] + mine[:begin]
+        return _Walk(
+            began_at,
+            left={(shard, span): None for shard in mine + others for span in spans},
+            mine=frozenset((shard, span) for shard in mine for span in spans),
+            mine_of=lambda row: share.has(row.id, shards),
+        )
 
     async def _step(self, shelf: _Shelf, walk: _Walk, wanted: int) -> None:
-        """Read pages until there is enough to try: the preferred shard first, then all others at once."""
-        first, *rest = walk.left
-        await self._read(shelf, walk, [first], wanted)
-        if len(shelf.ready) < wanted and rest:
-            await self._read(shelf, walk, rest, wanted)
+        """Read pages until there is something to try: of this process's own shards, then of all others at once.
 
-    async def _read(self, shelf: _Shelf, walk: _Walk, parts: list[tuple[int, Span | None]], wanted: int) -> None:
+        What peers have is asked for as late as that: by then most of it may be taken.
+        """
+        if mine := [part for part in walk.left if part in walk.mine]:
+            await self._read(shelf, walk, mine[:1], wanted)
+            if len(shelf.ready) < wanted and mine[1:]:
+                await self._read(shelf, walk, mine[1:], wanted)
+        if not shelf.ready and (others := [part for part in walk.left if part not in walk.mine]):
+            await self._read(shelf, walk, others, wanted)
+
+    async def _read(self, shelf: _Shelf, walk: _Walk, parts: list[_Part], wanted: int) -> None:
         pages = await asyncio.gather(
             *(
                 self._sandboxes.page(
@@ -261,19 +275,23 @@ class Candidates:
                 for shard, span in parts
             )
         )
+        found: list[Sandbox] = []
         for part, (rows, after) in zip(parts, pages, strict=True):
             fresh = [row for row in rows if not self._is_past(row) and shelf.pool.holds(row.name)]
             walk.blocked |= {row.id for row in fresh if (row.tenant, row.id) in self._lent}
             fresh = [row for row in fresh if self._untried(row)]
             if shelf.checking and fresh:
                 fresh = await self._checked(fresh, shelf.pool)
-            self._random.shuffle(fresh)  # two processes at one page try it in different orders
-            walk.found += len(fresh)
-            shelf.ready.extend(fresh)
+            found += fresh
             if after is None:
                 del walk.left[part]
             else:
                 walk.left[part] = after
+        walk.found += len(found)
+        self._random.shuffle(found)  # two processes at one page try it in different orders
+        if parts[0] in walk.mine:
+            found.sort(key=walk.mine_of, reverse=True)
+        shelf.ready.extend(found)
 
     async def _check(self, shelf: _Shelf) -> None:
         """The index lags, or others are faster: keep of the shelf what is available now."""

@@ -12,6 +12,7 @@ from broker.candidates import Candidates
 from broker.lifecycle import MAX_EXTENSION_S, Lifecycle
 from broker.metrics import Metrics
 from broker.operations import Operations
+from broker.peers import Peers
 from broker.permission import Permissions
 from broker.quota import Quota
 from broker.settings import CoreSettings
@@ -30,6 +31,7 @@ from broker.store.keys import Keys
 from broker.store.known import Known
 from broker.store.leader import LeaderStore
 from broker.store.modes import Modes
+from broker.store.presence import Presence
 from broker.store.reports import WorkerReports
 from broker.store.sandboxes import Sandboxes
 from broker.store.schema import claim_table
@@ -53,6 +55,7 @@ class Broker:
     batches: Batches
     boots: Boots
     leader: LeaderStore
+    peers: Peers
     sync_states: SyncStates
     gauges: GaugesStore
     reports: WorkerReports
@@ -146,7 +149,8 @@ def build(
     quota = Quota(slots, sandboxes, monotonic=monotonic)
     jobs = Jobs(client, tenants, events, clock=clock)
     keys = Keys(client, tenants, events)
-    candidates = Candidates(sandboxes, tenants, metrics, process_id=secrets.token_hex(8), monotonic=monotonic)
+    peers = Peers(Presence(client, "api"), secrets.token_hex(8), clock=clock, monotonic=monotonic)
+    candidates = Candidates(sandboxes, tenants, metrics, share=lambda: peers.share, monotonic=monotonic)
     return Broker(
         metrics=metrics,
         client=client,
@@ -158,6 +162,7 @@ def build(
         batches=Batches(client, sandboxes),
         boots=Boots(client),
         leader=LeaderStore(client),
+        peers=peers,
         sync_states=SyncStates(client),
         gauges=GaugesStore(client),
         reports=WorkerReports(client),

@@ -141,6 +141,14 @@ def boot_key(process: str) -> Item:
     return primary(key("BOOT", process))
 
 
+def presence_pk(kind: str) -> str:
+    return key("PRC", kind)
+
+
+def presence_key(kind: str, process: str) -> Item:
+    return primary(presence_pk(kind), process)
+
+
 def meta_key() -> Item:
     return primary("META")
 

@@ -8,6 +8,7 @@ import pytest
 
 from broker.candidates import DOUBTS
 from broker.errors import NoSandboxAvailable, RateLimited
+from broker.peers import Share
 from broker.pool import Pool
 from broker.sandbox import State
 from broker.store import table
@@ -299,7 +300,7 @@ async def test_a_row_that_was_lent_and_came_back_undecided_during_the_walk_is_no
 ) -> None:
     """The walk saw it in a sibling's hands; before the walk ends the sibling gives it back, contested."""
     await core.tenants.ensure("acme", shards=2, now=NOW)
-    first_asked = min(range(2), key=core.allocator._candidates._preference)
+    core.peers.share, first_asked = Share(0, 2), 0
     number = next(n for n in range(1, 99) if table.shard_of(a_sandbox(number=n).id, 2) == first_asked)
     await core.sandboxes.add(a_sandbox(number=number), TEST_CAUSE, now=NOW)
     candidates = core.allocator._candidates
