@@ -155,7 +155,8 @@ class Importer:
         if adopted is Adopted.EXISTS:
             id_: str | None = sandbox.id
         elif adopted is Adopted.OWNED:
-            id_ = await self._adoptions.owner_of(sandbox)
+            tenant, owner = (await self._sandboxes.owners([sandbox])).get(sandbox.id, (None, None))
+            id_ = owner if tenant == self._tenant else None
         else:
             return []
         here = None if id_ is None else await self._sandboxes.get(self._tenant, id_)

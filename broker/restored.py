@@ -169,9 +169,10 @@ async def _repeat_extensions(core: Broker, old: Broker, tenant: str, events: lis
 async def clear(core: Broker, old: Broker, *, since: int, cause: Cause, dry_run: bool = False) -> Report:
     """Back into the pool with what is held, where nothing says that somebody may have it.
 
-    That is: no event of the old table allocated it since, the old table has it available still, and the
-    provider lists it. What a sync has added meanwhile is looked at as well, and held where it is not so. So is
-    what this table has as stale, or does not have, and a later listing would put into the pool.
+    That is: no event of the old table allocated it since, the old table has it available still, its account is
+    nobody else's there, and the provider lists it. What a sync has added meanwhile is looked at as well, and
+    held where it is not so. So is what this table has as stale, or does not have, and a later listing would put
+    into the pool.
 
     Raises:
         RestoreRefused: the broker is open, or a tenant has not been synced since it was held.
@@ -192,6 +193,7 @@ class _Then:
     tenant: str
     allocated: dict[str, str | None]  # since the instant of the restore, and to whom
     there: dict[str, Sandbox]
+    owners: dict[str, tuple[str, str]]  # of their accounts: a tenant, and the id of its sandbox
     owned: set[str] = field(default_factory=set)  # whose account is another sandbox's in the restored table
 
     def why_not(self, sandbox: Sandbox) -> str | None:
@@ -205,6 +207,9 @@ class _Then:
             return f"{then.state.value} in the old table"
         if sandbox.missing_since is not None:
             return "not listed by the provider"
+        tenant, id_ = self.owners.get(sandbox.id, (self.tenant, sandbox.id))
+        if (tenant, id_) != (self.tenant, sandbox.id):
+            return f"its account is {id_} of tenant {tenant} in the old table"
         return None
 
     def kept(self, sandbox_id: str, why: str) -> Kept:
@@ -224,7 +229,8 @@ async def _clear_tenant(
     events = _events(old, tenant, since)
     allocated = {e.sandbox_id: e.holder async for e in events if e.action == Action.ALLOCATE and e.sandbox_id}
     in_use = allocated.keys() | {s.id async for s in old.sandboxes.walk(tenant, State.QUARANTINED)}
-    then = _Then(tenant, allocated, await old.sandboxes.find(tenant, present.keys() | in_use))
+    there = await old.sandboxes.find(tenant, present.keys() | in_use)
+    then = _Then(tenant, allocated, there, await old.sandboxes.owners(present.values()))
     unlisted = await _unlisted(core, tenant, in_use, then.there)
     free = [sandbox for sandbox in held.values() if then.why_not(sandbox) is None]
     await _must_be_synced(core, tenant, after=max((s.since for s in free), default=0))

@@ -3,7 +3,6 @@
 from enum import StrEnum
 
 from broker.sandbox import Sandbox, State
-from broker.store import table
 from broker.store.claims import Claim, Claims
 from broker.store.client import StoreClient, TransactionRefused
 from broker.store.events import Cause
@@ -53,13 +52,3 @@ class Adoptions:
                 return Adopted.CLAIMED
             raise (refused.failure() or refused) from refused
         return Adopted.YES
-
-    async def owner_of(self, sandbox: Sandbox) -> str | None:
-        """Which sandbox of this tenant has its account; None where it is another tenant's, or nobody's.
-
-        Raises:
-            StoreThrottled, StoreUnavailable: repeat.
-        """
-        item = await self._client.get(table.owner_key(sandbox.external_id, sandbox.provider))
-        owner = {} if item is None else table.decode(item)
-        return str(owner["sandbox_id"]) if owner.get("tenant") == sandbox.tenant else None

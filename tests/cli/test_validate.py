@@ -192,12 +192,21 @@ async def nothing_is_held(api: Api) -> None:
     assert await audit(api.core) == {"available": 1, "pending_deletion": 1}
 
 
-async def test_a_step_that_fails_ends_the_path_and_the_sandbox_is_given_back(api: Api) -> None:
+REFUSALS: dict[str, tuple[int, dict[str, Any]]] = {
+    "no_answer_of_ours": (500, {"oops": 1}),
+    "a_refusal": (409, {"error": {"code": "STALE_GENERATION", "message": "Another one's.", "request_id": "r-1"}}),
+}
+
+
+@pytest.mark.parametrize(("status", "body"), REFUSALS.values(), ids=REFUSALS)
+async def test_a_step_that_fails_ends_the_path_and_the_sandbox_is_given_back(
+    api: Api, status: int, body: dict[str, Any]
+) -> None:
     await api.fill(2)
 
     async def no_extension(app: Asgi, scope: Any, receive: Any, send: Any) -> None:
         if scope["path"].endswith("/extend"):
-            await JSONResponse({"oops": 1}, status_code=500)(scope, receive, send)
+            await JSONResponse(body, status_code=status)(scope, receive, send)
         else:
             await app(scope, receive, send)
 

@@ -223,6 +223,31 @@ async def test_what_a_listing_names_only_after_the_clearing_is_not_handed_out_ei
     assert {s.missing_since for s in listed.values()} == {None}, "listed again: who looks at it may reinstate it"
 
 
+async def test_what_went_to_another_tenant_since_is_not_handed_out_by_the_one_that_had_it(
+    tables: Restored, provider: Provider
+) -> None:
+    """One that was free at the instant, and one that only the first sync on the restored table takes for ours."""
+    free = [s async for s in tables.core.sandboxes.walk(TENANT, State.AVAILABLE)]
+    late = (await provider.sandbox_ids())[0]
+    gone = await tables.old.sandboxes.find(TENANT, [free[0].id, late])
+    for before in gone.values():
+        stale = before.go_stale(now=tables.since)
+        await tables.old.sandboxes.move(before, stale, TEST_CAUSE, now=tables.since)
+        await tables.old.sandboxes.remove(stale, TEST_CAUSE, now=tables.since)
+        await tables.old.tenants.ensure("north", shards=1, now=tables.since)
+        theirs = replace(before, tenant="north", id=f"n-{before.id}")
+        await tables.old.sandboxes.add(theirs, TEST_CAUSE, now=tables.since)
+
+    await tables.run("hold")
+    await set_mode(tables.core, ModeName.DRAINED)
+    await sync(tables.core, provider)
+    cleared = await tables.run("clear", "--yes", "--json")
+
+    told = {kept["sandbox_id"]: kept["why"] for kept in cleared.json["kept"]}
+    assert told == {id_: f"its account is n-{id_} of tenant north in the old table" for id_ in (free[0].id, late)}
+    assert {await tables.state(id_) for id_ in told} == {State.QUARANTINED}
+
+
 async def test_an_account_that_another_sandbox_has_here_is_told_of(tables: Restored, provider: Provider) -> None:
     late = (await provider.sandbox_ids())[0]
     theirs = {(await get(tables.old, f"since-{n}")).sandbox_id for n in range(9)}
