@@ -358,6 +358,30 @@ async def test_a_signal_in_the_middle_gives_the_sandbox_back(api: Api, number: s
     await nothing_is_held(api)
 
 
+@pytest.mark.parametrize("kept_inside", [False, True])
+async def test_post_fails_where_another_release_runs_nobody_leads_and_there_are_no_numbers(
+    api: Api, kept_inside: bool
+) -> None:
+    meta = (await api.http.get("/v1/meta")).json() | {"version": "0.0.9"}
+    by_the_balancer = {"error": {"code": "NOT_FOUND", "message": "Not Found", "request_id": "load-balancer"}}
+    answers = {"/v1/meta": (200, meta), "/metrics": (404, by_the_balancer) if kept_inside else (200, {})}
+
+    async def broken(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http" and scope["path"] in answers:
+            status, body = answers[scope["path"]]
+            await JSONResponse(body, status_code=status)(scope, receive, send)
+        else:
+            await api.app(scope, receive, send)
+
+    async with served(broken) as url:  # type: ignore[arg-type]
+        done = await Shell(url).run("validate", "post", "--json", "--no-golden-path", **TRACK)
+
+    assert done.code == 1
+    failed = [name for name, ok in marks(done).items() if ok is False]
+    assert failed == ["release", "worker", *([] if kept_inside else ["metrics"])]
+    assert marks(done)["metrics"] is (None if kept_inside else False)
+
+
 @pytest.mark.parametrize(
     ("changes", "failed"),
     [
