@@ -358,13 +358,15 @@ async def test_a_signal_in_the_middle_gives_the_sandbox_back(api: Api, number: s
     await nothing_is_held(api)
 
 
-@pytest.mark.parametrize("kept_inside", [False, True])
+@pytest.mark.parametrize(
+    ("status", "by", "kept_inside"), [(200, "us", False), (404, "x", False), (404, "load-balancer", True)]
+)
 async def test_post_fails_where_another_release_runs_nobody_leads_and_there_are_no_numbers(
-    api: Api, kept_inside: bool
+    api: Api, status: int, by: str, kept_inside: bool
 ) -> None:
     meta = (await api.http.get("/v1/meta")).json() | {"version": "0.0.9"}
-    by_the_balancer = {"error": {"code": "NOT_FOUND", "message": "Not Found", "request_id": "load-balancer"}}
-    answers = {"/v1/meta": (200, meta), "/metrics": (404, by_the_balancer) if kept_inside else (200, {})}
+    error = {"error": {"code": "NOT_FOUND", "message": "Not Found", "request_id": by}}
+    answers = {"/v1/meta": (200, meta), "/metrics": (status, error)}
 
     async def broken(scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "http" and scope["path"] in answers:

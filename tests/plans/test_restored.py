@@ -291,15 +291,24 @@ async def test_an_instant_in_the_future_is_refused(tables: Restored) -> None:
     assert await tables.core.sandboxes.count(TENANT, State.AVAILABLE) == 7
 
 
-async def test_nothing_is_cleared_while_the_broker_is_open_or_before_a_sync(tables: Restored) -> None:
+async def test_nothing_is_cleared_before_a_sync_or_after_one_that_is_not_believed_or_while_the_broker_is_open(
+    tables: Restored, provider: Provider
+) -> None:
     await tables.run("hold")
     unsynced = await tables.run("clear", "--yes")
+    await set_mode(tables.core, ModeName.DRAINED)
+    await provider.faults(hidden_accounts=[int(id_) for id_ in await provider.sandbox_ids()])
+    await sync(tables.core, provider)
+    doubted = await tables.run("clear", "--yes")
+    await provider.faults(hidden_accounts=[])
+    await sync(tables.core, provider)
     await set_mode(tables.core, ModeName.OPEN)
     open_ = await tables.run("clear", "--yes")
 
     assert (unsynced.code, "has not been synced since" in unsynced.err) == (1, True)
-    assert (open_.code, "mode drain" in open_.err) == (1, True)
-    assert await tables.core.sandboxes.count(TENANT, State.AVAILABLE) == 0
+    assert (doubted.code, "was not believed" in doubted.err) == (1, True)
+    assert (open_.code, "The broker is open" in open_.err) == (1, True)
+    assert await tables.core.sandboxes.count(TENANT, State.QUARANTINED) == 7
 
 
 async def test_the_old_table_is_not_taken_for_the_restored_one(tables: Restored) -> None:
