@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from broker.arrival import SECOND, Unmappable, arrival_of, keyed, with_claims
 from broker.errors import StoreThrottled, StoreUnavailable
-from broker.sandbox import Sandbox, State
+from broker.sandbox import Sandbox, State, account_name
 from broker.store.adoptions import Adopted, Adoptions
 from broker.store.client import TransactionRefused
 from broker.store.events import Cause
@@ -63,9 +63,14 @@ class Plan:
         return sum((sandbox.claim_key or "").startswith(SECOND) for sandbox in self.coming)
 
 
+def in_use(arrival: Sandbox) -> bool:
+    """Somebody may be in it, or it is to be deleted."""
+    return arrival.state not in (State.AVAILABLE, State.STALE, State.DELETED)
+
+
 def contradicts(arrival: Sandbox, here: Sandbox) -> bool:
     """In use at the old broker, and here free to be handed out or somebody else's: two would be in one sandbox."""
-    if arrival.state in (State.AVAILABLE, State.STALE, State.DELETED):
+    if not in_use(arrival):
         return False
     return here.state is State.AVAILABLE or (here.state is State.ALLOCATED and here.holder != arrival.holder)
 
@@ -141,15 +146,21 @@ class Importer:
             batch = coming[first : first + _AT_ONCE]
             for sandbox, adopted in zip(batch, await asyncio.gather(*map(self._adopt, batch)), strict=True):
                 _count(brought, sandbox, adopted)
-                if adopted[0] is Adopted.EXISTS and await self._met(sandbox):
-                    brought.contradicted.append(sandbox)
+                brought.contradicted += await self._met(sandbox, adopted[0])
             yield brought
             await asyncio.sleep(max(0.0, len(batch) / self._items_per_s - (time.monotonic() - began)))
 
-    async def _met(self, sandbox: Sandbox) -> bool:
-        """Whether what came here meanwhile, by a sync maybe, contradicts it."""
-        here = await self._sandboxes.get(self._tenant, sandbox.id)
-        return here is not None and contradicts(sandbox, here)
+    async def _met(self, sandbox: Sandbox, adopted: Adopted) -> list[Sandbox]:
+        """What is here, by a sync maybe, and contradicts it: under its id, or under another with its account."""
+        if adopted is Adopted.EXISTS:
+            id_: str | None = sandbox.id
+        elif adopted is Adopted.OWNED:
+            tenant, owner = (await self._sandboxes.owners([sandbox])).get(sandbox.id, (None, None))
+            id_ = owner if tenant == self._tenant else None
+        else:
+            return []
+        here = None if id_ is None else await self._sandboxes.get(self._tenant, id_)
+        return [here] if here is not None and contradicts(sandbox, here) else []
 
     async def _adopt(self, sandbox: Sandbox) -> tuple[Adopted, bool]:
         """What became of it, and whether it came beside another one of its student."""
@@ -173,14 +184,20 @@ class Importer:
 
 
 def _once_each(plan: Plan) -> list[Sandbox]:
-    """The arrivals, of two with one id or one account the first alone: the other is told of."""
-    ids: set[str] = set()
+    """The arrivals, of several with one id or one account one alone: one that is in use, where any is.
+
+    The others are told of. Were a free one to come, its account would be handed out beside the student in it.
+    """
+    ids, accounts = set[str](), set[str]()
     once = []
-    for sandbox in plan.arrivals:
-        if sandbox.id in ids:
-            plan.left.setdefault("another item has this sandbox id", Trouble()).add(sandbox.id)
+    for sandbox in sorted(plan.arrivals, key=in_use, reverse=True):
+        account = account_name(sandbox.external_id)
+        if sandbox.id in ids or account in accounts:
+            what = "sandbox id" if sandbox.id in ids else "account"
+            plan.left.setdefault(f"another item has this {what}", Trouble()).add(sandbox.id)
             continue
         ids.add(sandbox.id)
+        accounts.add(account)
         once.append(sandbox)
     return once
 

@@ -9,7 +9,8 @@ import asyncio
 import secrets
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import Set as AbstractSet
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass, field, replace
 from typing import Final, TypeVar
@@ -20,7 +21,14 @@ from pydantic import ValidationError
 from broker import exits
 from broker.action import Action
 from broker.boot import Boot
-from broker.errors import ForeignTable, StoreThrottled, StoreUnavailable, WriteConflict, WrongState
+from broker.errors import (
+    ForeignTable,
+    ProviderAccountOwned,
+    StoreThrottled,
+    StoreUnavailable,
+    WriteConflict,
+    WrongState,
+)
 from broker.metrics import Metrics
 from broker.sandbox import Sandbox, State
 from broker.settings import CoreSettings, problems_of
@@ -176,8 +184,10 @@ async def _repeat_extensions(core: Broker, old: Broker, tenant: str, events: lis
 async def clear(core: Broker, old: Broker, *, since: int, cause: Cause, dry_run: bool = False) -> Report:
     """Back into the pool with what is held, where nothing says that somebody may have it.
 
-    That is: no event of the old table allocated it since, the old table has it available still, and the
-    provider lists it. What a sync has added meanwhile is looked at as well, and held where it is not so.
+    That is: no event of the old table allocated it since, the old table has it available still, its account is
+    nobody else's there, and the provider lists it. What a sync has added meanwhile is looked at as well, and
+    held where it is not so. So is what this table has as stale, or does not have, and a later listing would put
+    into the pool.
 
     Raises:
         RestoreRefused: the broker is open, or a tenant has not been synced since it was held.
@@ -191,6 +201,38 @@ async def clear(core: Broker, old: Broker, *, since: int, cause: Cause, dry_run:
     return report
 
 
+@dataclass(slots=True)
+class _Then:
+    """What the old table says of one tenant's sandboxes, by id."""
+
+    tenant: str
+    allocated: dict[str, str | None]  # since the instant of the restore, and to whom
+    there: dict[str, Sandbox]
+    owners: dict[str, tuple[str, str]]  # of their accounts: a tenant, and the id of its sandbox
+    owned: set[str] = field(default_factory=set)  # whose account is another sandbox's in the restored table
+
+    def why_not(self, sandbox: Sandbox) -> str | None:
+        """Why nobody may get it; None where somebody may."""
+        then = self.there.get(sandbox.id)
+        if sandbox.id in self.owned:
+            return "its account is another sandbox's here: look at that one"
+        if sandbox.id in self.allocated:
+            return "allocated since"
+        if then is not None and then.state is not State.AVAILABLE:
+            return f"{then.state.value} in the old table"
+        if sandbox.missing_since is not None:
+            return "not listed by the provider"
+        tenant, id_ = self.owners.get(sandbox.id, (self.tenant, sandbox.id))
+        if (tenant, id_) != (self.tenant, sandbox.id):
+            return f"its account is {id_} of tenant {tenant} in the old table"
+        return None
+
+    def kept(self, sandbox_id: str, why: str) -> Kept:
+        then = self.there.get(sandbox_id)
+        until = then.expires_at if then is not None and then.state is State.ALLOCATED else None
+        return Kept(self.tenant, sandbox_id, why, self.allocated.get(sandbox_id), until)
+
+
 async def _clear_tenant(
     core: Broker, old: Broker, tenant: str, since: int, cause: Cause, report: Report, *, dry_run: bool
 ) -> None:
@@ -199,38 +241,92 @@ async def _clear_tenant(
     ]
     present = await core.sandboxes.find(tenant, ids)
     held = {i: s for i, s in present.items() if s.state is State.QUARANTINED and (s.reason or "").startswith(HELD)}
-    await _must_be_synced(core, tenant, after=max((s.since for s in held.values()), default=0))
-    there = await old.sandboxes.find(tenant, present)
-    allocated = {e.sandbox_id: e.holder async for e in _events(old, tenant, since) if e.action == Action.ALLOCATE}
+    events = _events(old, tenant, since)
+    allocated = {e.sandbox_id: e.holder async for e in events if e.action == Action.ALLOCATE and e.sandbox_id}
+    in_use = allocated.keys() | {s.id async for s in old.sandboxes.walk(tenant, State.QUARANTINED)}
+    there = await old.sandboxes.find(tenant, present.keys() | in_use)
+    then = _Then(tenant, allocated, there, await old.sandboxes.owners(present.values()))
+    unlisted = await _unlisted(core, tenant, in_use, then.there)
+    free = [sandbox for sandbox in held.values() if then.why_not(sandbox) is None]
+    await _must_be_synced(core, tenant, after=max((s.since for s in free), default=0))
+    added = [s for s in present.values() if s.state is State.AVAILABLE and then.why_not(s) is not None]
+    if not dry_run:
+        await _clear_out(core, free, added, unlisted, then, cause)
+    by_hand = [
+        s for i, s in present.items() if s.state is State.QUARANTINED and i in allocated.keys() - held.keys()
+    ]
+    looked_at = {s.id: then.why_not(s) for s in (*held.values(), *added, *by_hand, *unlisted)}
+    nowhere = allocated.keys() - then.there.keys() - present.keys()
+    looked_at |= dict.fromkeys(nowhere, "allocated since, and in neither table")
+    report.kept += [then.kept(id_, why) for id_, why in sorted(looked_at.items()) if why is not None]
+    report.outcome["cleared"] += len(free)
+    report.outcome["kept"] = len(report.kept)
 
-    def why_not(sandbox: Sandbox) -> str | None:
-        then = there.get(sandbox.id)
-        if sandbox.id in allocated:
-            return "allocated since"
-        if then is not None and then.state is not State.AVAILABLE:
-            return f"{then.state.value} in the old table"
-        if sandbox.missing_since is not None:
-            return "not listed by the provider"
-        return None
+
+async def _clear_out(
+    core: Broker, free: list[Sandbox], added: list[Sandbox], unlisted: list[Sandbox], then: _Then, cause: Cause
+) -> None:
+    """First what must not be handed out, then what may."""
 
     async def reinstate(sandbox: Sandbox) -> None:
-        await core.operations.reinstate(tenant, sandbox.id, cause=replace(cause, action=Action.REINSTATE))
+        await core.operations.reinstate(then.tenant, sandbox.id, cause=replace(cause, action=Action.REINSTATE))
 
     async def quarantine(sandbox: Sandbox) -> None:
-        await core.operations.quarantine(tenant, sandbox.id, cause=replace(cause, action=Action.QUARANTINE))
+        await core.operations.quarantine(then.tenant, sandbox.id, cause=replace(cause, action=Action.QUARANTINE))
 
-    free = [sandbox for sandbox in held.values() if why_not(sandbox) is None]
-    added = [s for s in present.values() if s.state is State.AVAILABLE and why_not(s) is not None]
-    if not dry_run:
-        await _each(added, quarantine)
-        await _each(free, reinstate)
-    report.outcome["cleared"] += len(free)
-    for sandbox in (*held.values(), *added):
-        if (why := why_not(sandbox)) is not None:
-            then = there.get(sandbox.id)
-            until = then.expires_at if then is not None and then.state is State.ALLOCATED else None
-            report.kept.append(Kept(tenant, sandbox.id, why, allocated.get(sandbox.id), until))
-    report.outcome["kept"] = len(report.kept)
+    async def hold_unlisted(sandbox: Sandbox) -> None:
+        try:
+            await _hold_unlisted(core, sandbox, replace(cause, action=Action.QUARANTINE))
+        except WriteConflict:  # a sync was faster, and found it
+            await quarantine(sandbox)
+        except ProviderAccountOwned:
+            then.owned.add(sandbox.id)
+
+    await _each(unlisted, hold_unlisted)
+    await _each(added, quarantine)
+    await _each(free, reinstate)
+
+
+async def _unlisted(
+    core: Broker, tenant: str, in_use: AbstractSet[str], there: Mapping[str, Sandbox]
+) -> list[Sandbox]:
+    """Of what is in use in the old table, what is stale here or not here at all: the next listing may name it."""
+    here = await core.sandboxes.find(tenant, in_use)
+    return [
+        here.get(id_, there[id_])
+        for id_ in in_use & there.keys()
+        if id_ not in here or here[id_].state is State.STALE
+    ]
+
+
+async def _hold_unlisted(core: Broker, sandbox: Sandbox, cause: Cause) -> None:
+    """Quarantine what is stale here, or add it in quarantine where it is not here.
+
+    Raises:
+        WriteConflict: it is here by now, and is not stale.
+        ProviderAccountOwned: another sandbox has its account here.
+    """
+    now = time.time()
+    here = await core.sandboxes.get(sandbox.tenant, sandbox.id)
+    if here is not None:
+        if here.state is not State.STALE:
+            raise WriteConflict
+        await core.sandboxes.move(here, here.hold(reason=cause.reason, now=int(now)), cause, now=now)
+        return
+    unknown = Sandbox(
+        tenant=sandbox.tenant,
+        id=sandbox.id,
+        state=State.QUARANTINED,
+        version=int(now),
+        name=sandbox.name,
+        external_id=sandbox.external_id,
+        provider=sandbox.provider,
+        since=int(now),
+        attributes=sandbox.attributes,
+        missing_since=int(now),
+        reason=cause.reason,
+    )
+    await core.sandboxes.add(unknown, cause, now=now)
 
 
 async def _must_be_synced(core: Broker, tenant: str, *, after: int) -> None:

@@ -41,7 +41,7 @@ MOVES: dict[State, frozenset[State]] = {
     State.PENDING_DELETION: frozenset({State.DELETED, State.DELETION_FAILED}),
     State.DELETION_FAILED: frozenset({State.PENDING_DELETION, State.DELETED}),
     State.DELETED: frozenset({State.PENDING_DELETION}),
-    State.STALE: frozenset({State.AVAILABLE}),  # or removed: then the item goes, see purge
+    State.STALE: frozenset({State.AVAILABLE, State.QUARANTINED}),  # or removed: then the item goes, see purge
     State.QUARANTINED: frozenset({State.AVAILABLE, State.PENDING_DELETION}),
 }
 
@@ -178,7 +178,13 @@ class Sandbox:
         return self._move(State.DELETED, now, ttl=now + TOMBSTONE_S, reason=reason)
 
     def quarantine(self, *, reason: str | None, now: int) -> Self:
+        self._must_be(State.AVAILABLE)
         return self._move(State.QUARANTINED, now, reason=reason)
+
+    def hold(self, *, reason: str | None, now: int) -> Self:
+        """Not listed here any more, and a student's elsewhere: where it is listed again, it is not handed out."""
+        self._must_be(State.STALE)
+        return self._move(State.QUARANTINED, now, reason=reason, missing_since=self.since)
 
     def reinstate(self, *, reason: str | None, now: int) -> Self:
         self._must_be(State.QUARANTINED)

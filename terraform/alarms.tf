@@ -3,6 +3,7 @@
 locals {
   alb_dimensions    = { LoadBalancer = aws_lb.main.arn_suffix }
   stable_dimensions = merge(local.alb_dimensions, { TargetGroup = aws_lb_target_group.api["stable"].arn_suffix })
+  canary_dimensions = merge(local.alb_dimensions, { TargetGroup = aws_lb_target_group.api["canary"].arn_suffix })
   service_dimensions = {
     for process in ["api", "worker"] : process => { ClusterName = var.name, ServiceName = process }
   }
@@ -11,7 +12,7 @@ locals {
   silent_sec = max(300, 60 * ceil(5 * tonumber(lookup(var.settings, "GAUGES_INTERVAL_SEC", "60")) / 60))
 
   # above: the threshold is exceeded; below: fallen short of. for_min: how many minutes, or periods of `period_sec`, in a row.
-  # silence: what no data means.
+  # silence: what no data means. percentile: in the place of a statistic.
   alarms = merge(
     {
       "api-no-healthy-task" = {
@@ -133,6 +134,22 @@ locals {
         statistic = "Sum", below = null, above = 0, period_sec = 60, periods = 1, silence = "notBreaching"
       }
     },
+    # What bin/canary goes back at. Its share of the requests is small: a release that fails or is slow only there would
+    # hide in the numbers of all, and a task that answers each student with 503 is healthy to the load balancer.
+    {
+      for alarm, what in {
+        "canary-errors" = {
+          says      = "The canary answered over 2 requests in 5 minutes with 5xx. First: bin/canary back (it goes back by itself where it runs); then aws logs tail /${var.name}/api --since 15m --filter-pattern '{ $.status >= 500 }'"
+          namespace = "AWS/ApplicationELB", metric = "HTTPCode_Target_5XX_Count", dimensions = local.canary_dimensions
+          statistic = "Sum", below = null, above = 2, period_sec = 300, periods = 1, silence = "notBreaching", percentile = null
+        }
+        "canary-slow" = {
+          says      = "One in twenty of the canary's answers took over a second, for 3 minutes. First: bin/canary back (it goes back by itself where it runs); then the dashboard"
+          namespace = "AWS/ApplicationELB", metric = "TargetResponseTime", dimensions = local.canary_dimensions
+          statistic = null, below = null, above = 1, period_sec = 60, periods = 3, silence = "notBreaching", percentile = "p95"
+        }
+      } : alarm => what if var.canary_image_tag != null
+    },
     {
       for tenant, least in var.pool_low : "pool-low-${tenant}" => {
         says      = "Tenant ${tenant} has fewer than ${least} available sandboxes. First: sandbox-broker status; then sandbox-broker sync, or more accounts from the provider"
@@ -153,13 +170,17 @@ resource "aws_cloudwatch_metric_alarm" "main" {
   metric_name         = each.value.metric
   dimensions          = each.value.dimensions
   statistic           = each.value.statistic
+  extended_statistic  = try(each.value.percentile, null)
   period              = each.value.period_sec
   evaluation_periods  = each.value.periods
   comparison_operator = each.value.above != null ? "GreaterThanThreshold" : "LessThanThreshold"
   threshold           = each.value.above != null ? each.value.above : each.value.below
   treat_missing_data  = each.value.silence
-  alarm_actions       = [aws_sns_topic.alarms.arn]
-  ok_actions          = [aws_sns_topic.alarms.arn]
+
+  evaluate_low_sample_count_percentiles = try(each.value.percentile, null) == null ? null : "ignore" # one slow answer of three says little
+
+  alarm_actions = [aws_sns_topic.alarms.arn]
+  ok_actions    = [aws_sns_topic.alarms.arn]
 }
 
 resource "aws_sns_topic" "alarms" {

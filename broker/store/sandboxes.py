@@ -52,6 +52,17 @@ class Sandboxes:
         found = await asyncio.gather(*map(self._client.batch_get, batches))
         return {s.id: s for items in found for s in map(sandbox_from, items)}
 
+    async def owners(self, sandboxes: Iterable[Sandbox]) -> dict[str, tuple[str, str]]:
+        """Who has the account of each, by its id: a tenant, and that tenant's sandbox. Only where somebody has."""
+        keys = {sandbox.id: _owner_key(sandbox) for sandbox in sandboxes}
+        distinct = list({key["pk"]["S"]: key for key in keys.values()}.values())
+        batches = [distinct[first : first + _BATCH] for first in range(0, len(distinct), _BATCH)]
+        found = await asyncio.gather(*map(self._client.batch_get, batches))
+        owner = {
+            item["pk"]["S"]: (item["tenant"]["S"], item["sandbox_id"]["S"]) for items in found for item in items
+        }
+        return {id_: owner[key["pk"]["S"]] for id_, key in keys.items() if key["pk"]["S"] in owner}
+
     async def add(self, sandbox: Sandbox, cause: Cause, *, now: float) -> None:
         """Put a sandbox that nobody knows yet, and take ownership of its provider account: both or neither.
 

@@ -83,7 +83,9 @@ def post(
       sandbox-broker validate post --prefix lab-7- --json
       sandbox-broker validate post --no-golden-path
     """
-    signal.signal(signal.SIGTERM, _as_interrupt)
+    for number in golden.ENDED_BY:
+        if signal.getsignal(number) is signal.SIG_DFL:  # Ctrl-C is an interrupt already; nohup is left to hold
+            signal.signal(number, _as_interrupt)
     options = context.ensure_object(Options)
     connection = connection_of(url=options.url, token_file=options.token_file, timeout_s=options.timeout_s)
     token = os.environ.get(TRACK_TOKEN, "").strip()
@@ -99,7 +101,7 @@ def post(
 
 
 def _as_interrupt(number: int, frame: FrameType | None) -> None:
-    """SIGTERM ends it as Ctrl-C does, so that what was taken is given back."""
+    """SIGTERM and a terminal that closes end it as Ctrl-C does, so that what was taken is given back."""
     raise KeyboardInterrupt
 
 

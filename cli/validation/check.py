@@ -47,6 +47,17 @@ def asked(name: str, look: Callable[[], Check]) -> Check:
         return bad(name, error.message, LOOK_THERE)
     except Refused as error:
         return bad(name, error.message, str(error).removeprefix(error.message).strip())
+    except MISSHAPEN as error:
+        return misshapen(name, error)
+
+
+MISSHAPEN: Final = (AttributeError, KeyError, TypeError, ValueError)
+"""What it means to read an answer that lacks what every release of the broker says, or says it otherwise."""
+
+
+def misshapen(name: str, error: Exception) -> Check:
+    found = f"it answers, and not as the broker does ({type(error).__name__}: {error})"
+    return bad(name, found, "Is it this release, and nothing between that answers in its place?")
 
 
 def passed(checks: Iterable[Check]) -> bool:

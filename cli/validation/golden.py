@@ -11,10 +11,13 @@ from cli.api import Api, Body
 from cli.connection import Connection
 from cli.errors import PROGRAM, CliError, Refused, Unreachable
 from cli.show import say
-from cli.validation.check import Check, bad, good
+from cli.validation.check import MISSHAPEN, Check, bad, good, misshapen
 
 EXTENDED_S: Final = 600
+TOO_MANY: Final = 429
+ENDED_BY: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _OVER: Final = ("pending_deletion", "deleted")
+_DRAINED: Final = ("BROKER_DRAINED", "POOL_DRAINED")
 
 
 class _Astray(Exception):
@@ -32,17 +35,22 @@ class _Walk:
 
     api: Api
     student: str
+    prefix: str = ""
     asked: bool = False  # an allocation may have come to be, even where no answer came
     held: Body | None = None
+    second: Body | None = None  # what a student must never get
 
     def allocate(self) -> str:
         self.asked = True
         self.held = self.api.post("/v1/allocate")
-        return f"{self.held['sandbox_id']} for {self.student}"
+        if not str(self.held["name"]).startswith(self.prefix):
+            raise _Astray(f"{self._id} is named {self.held['name']}", "Roll back: it does not heed the prefix.")
+        return f"{self._id} for {self.student}"
 
     def repeat(self) -> str:
         again = self.api.post("/v1/allocate")
         if again["sandbox_id"] != self._id:
+            self.second = again
             raise _Astray(f"a repeat got {again['sandbox_id']}", "Roll back: a student must never get two.")
         return "a repeat gets the same one"
 
@@ -75,25 +83,35 @@ class _Walk:
         self.held, self.asked = None, False
         return said
 
-    def give_back(self) -> str | None:
-        """What is left to a person, None where nothing is. No Ctrl-C ends it half-way."""
+    def give_back(self) -> list[str]:
+        """What is left to a person, for each sandbox that may be. No Ctrl-C ends it half-way."""
         if not self.asked:
-            return None
+            return []
         try:
             if self.held is None:  # the answer was lost: a repeat tells what came of it
                 self.held = self.api.post("/v1/allocate")
-            self.api.post(f"/v1/sandboxes/{self._id}/mark-for-deletion")
         except Refused as error:
-            return None if self.held is None else f"{self._left} ({error.code})"
+            return [] if _says_that_none_is_held(error) else [self._unknown]
         except Unreachable:
-            return self._left
+            return [self._unknown]
+        return [left for body in (self.held, self.second) if body is not None and (left := self._returned(body))]
+
+    def _returned(self, body: Body) -> str | None:
+        """What is left to do where it could not be given back."""
+        if not isinstance(id_ := body.get("sandbox_id"), str):
+            return self._unknown
+        left = f"{PROGRAM} force-release {id_} --reason 'left by validate'"
+        try:
+            self.api.post(f"/v1/sandboxes/{id_}/mark-for-deletion")
+        except Refused as error:
+            return f"{left} ({error.code})"
+        except Unreachable:
+            return left
         return None
 
     @property
-    def _left(self) -> str:
-        if self.held is None:
-            return f"{self.student} may hold a sandbox: it expires by itself, or ask again once the API answers."
-        return f"{PROGRAM} force-release {self._id} --reason 'left by validate'"
+    def _unknown(self) -> str:
+        return f"{self.student} may hold a sandbox: it expires by itself, or ask again once the API answers."
 
     @property
     def _id(self) -> str:
@@ -109,12 +127,12 @@ class _Walk:
 def walk(connection: Connection, *, prefix: str) -> Iterator[Check]:
     """A check for each step, up to the first that fails. It takes one sandbox of the pool for good.
 
-    What was taken is given back also where a step fails, where nobody reads on, and at Ctrl-C and SIGTERM.
+    What was taken is given back also where a step fails, where nobody reads on, and at a signal of ENDED_BY.
     """
     student = f"validate-{secrets.token_hex(6)}"
     headers = {"X-Instruqt-Sandbox-ID": student} | ({"X-Sandbox-Name-Prefix": prefix} if prefix else {})
     api = Api(connection, say=say, headers=headers)
-    way = _Walk(api, student)
+    way = _Walk(api, student, prefix)
     try:
         for name, step in _STEPS.items():
             check = _step(way, name, step)
@@ -124,8 +142,8 @@ def walk(connection: Connection, *, prefix: str) -> Iterator[Check]:
     finally:
         with _undisturbed():
             left = way.give_back()
-        if left is not None:
-            say(left)
+        for what in left:
+            say(what)
         api.close()
 
 
@@ -148,6 +166,13 @@ def _step(way: _Walk, name: str, step: Callable[[_Walk], str]) -> Check:
         return bad(name, f"{error.message} ({error.code}, request {error.request_id})", _todo(error))
     except CliError as error:
         return bad(name, str(error), "See the API's log for this request.")
+    except MISSHAPEN as error:
+        return misshapen(name, error)
+
+
+def _says_that_none_is_held(error: Refused) -> bool:
+    """Of an allocation: who holds one is answered with it, whatever the mode. Trouble and haste say nothing."""
+    return error.code in _DRAINED or (400 <= error.status < 500 and error.status != TOO_MANY)
 
 
 def _todo(error: Refused) -> str:
@@ -156,7 +181,7 @@ def _todo(error: Refused) -> str:
             return f"Fill the pool, or take another --prefix: {PROGRAM} sync"
         case "UNAUTHENTICATED" | "FORBIDDEN":
             return "BROKER_API_TOKEN must hold the tracks' token of this deployment."
-        case "BROKER_DRAINED" | "POOL_DRAINED":
+        case code if code in _DRAINED:
             return f"Open it first: {PROGRAM} status"
     return f"{PROGRAM} status"
 
@@ -164,7 +189,7 @@ def _todo(error: Refused) -> str:
 @contextmanager
 def _undisturbed() -> Iterator[None]:
     """A second Ctrl-C does not keep us from giving back."""
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in ENDED_BY}
     try:
         yield
     finally:

@@ -228,12 +228,21 @@ async def nothing_is_held(api: Api) -> None:
     assert await audit(api.core) == {"available": 1, "pending_deletion": 1}
 
 
-async def test_a_step_that_fails_ends_the_path_and_the_sandbox_is_given_back(api: Api) -> None:
+REFUSALS: dict[str, tuple[int, dict[str, Any]]] = {
+    "no_answer_of_ours": (500, {"oops": 1}),
+    "a_refusal": (409, {"error": {"code": "STALE_GENERATION", "message": "Another one's.", "request_id": "r-1"}}),
+}
+
+
+@pytest.mark.parametrize(("status", "body"), REFUSALS.values(), ids=REFUSALS)
+async def test_a_step_that_fails_ends_the_path_and_the_sandbox_is_given_back(
+    api: Api, status: int, body: dict[str, Any]
+) -> None:
     await api.fill(2)
 
     async def no_extension(app: Asgi, scope: Any, receive: Any, send: Any) -> None:
         if scope["path"].endswith("/extend"):
-            await JSONResponse({"oops": 1}, status_code=500)(scope, receive, send)
+            await JSONResponse(body, status_code=status)(scope, receive, send)
         else:
             await app(scope, receive, send)
 
@@ -270,7 +279,92 @@ async def test_an_allocation_whose_answer_was_lost_is_given_back(api: Api) -> No
     await nothing_is_held(api)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl_c", "sigterm"])
+async def test_an_allocation_that_nobody_can_tell_of_is_left_to_a_person(api: Api) -> None:
+    """The answer was lost, and whoever asks again hears of trouble: nobody knows what is held."""
+    await api.fill(2)
+    asked = []
+
+    async def in_trouble(app: Asgi, scope: Any, receive: Any, send: Any) -> None:
+        if scope["path"] != "/v1/allocate":
+            await app(scope, receive, send)
+            return
+
+        async def nowhere(message: Any) -> None:
+            return None
+
+        if not asked:
+            await app(scope, receive, nowhere)
+        asked.append(scope)
+        error = {"code": "STORE_UNAVAILABLE", "message": "The store does not answer.", "request_id": "r-1"}
+        await JSONResponse({"error": error} if asked[1:] else {}, status_code=503)(scope, receive, send)
+
+    async with in_front(api, in_trouble) as shell:
+        done = await shell.run("validate", "post", "--json", **TRACK)
+
+    assert done.code == 1
+    assert "may hold a sandbox" in done.err
+    assert await api.core.sandboxes.count("acme", State.ALLOCATED) == 1
+
+
+async def test_of_two_that_one_student_got_neither_is_forgotten(api: Api) -> None:
+    await api.fill(2)
+    asked = []
+
+    async def takes_a_repeat_for_another(app: Asgi, scope: Any, receive: Any, send: Any) -> None:
+        if scope["path"] == "/v1/allocate":
+            asked.append(scope)
+            if len(asked) == 2:
+                headers = [(k, b"other" if k == b"x-instruqt-sandbox-id" else v) for k, v in scope["headers"]]
+                scope = scope | {"headers": headers}
+        await app(scope, receive, send)
+
+    async with in_front(api, takes_a_repeat_for_another) as shell:
+        done = await shell.run("validate", "post", "--json", **TRACK)
+
+    (others,) = [s async for s in api.core.sandboxes.walk("acme", State.ALLOCATED)]
+    assert (done.code, marks(done)["repeat"]) == (1, False)
+    assert f"force-release {others.id} --reason" in done.err, "it is not ours to give back"
+    assert await audit(api.core) == {"allocated": 1, "pending_deletion": 1}
+
+
+@pytest.mark.parametrize(("path", "check"), [("/v1/admin/worker", "worker"), ("/v1/sandboxes/", "look")])
+async def test_an_answer_of_another_shape_fails_its_check_and_the_others_are_told(
+    api: Api, path: str, check: str
+) -> None:
+    await api.fill(2)
+
+    async def says_nothing(app: Asgi, scope: Any, receive: Any, send: Any) -> None:
+        if scope["method"] == "GET" and scope["path"].startswith(path):
+            await JSONResponse({})(scope, receive, send)
+        else:
+            await app(scope, receive, send)
+
+    async with in_front(api, says_nothing) as shell:
+        done = await shell.run("validate", "post", "--json", **TRACK)
+
+    assert done.code == 1
+    assert [name for name, ok in marks(done).items() if ok is False] == [check]
+    assert "not as the broker does" in told(done, check)
+    await nothing_is_held(api)
+
+
+async def test_a_sandbox_that_was_not_asked_for_fails_and_is_given_back(api: Api) -> None:
+    await api.fill(2)
+
+    async def forgets_the_prefix(app: Asgi, scope: Any, receive: Any, send: Any) -> None:
+        headers = [(name, value) for name, value in scope["headers"] if name != b"x-sandbox-name-prefix"]
+        await app(scope | {"headers": headers}, receive, send)
+
+    async with in_front(api, forgets_the_prefix) as shell:
+        done = await shell.run("validate", "post", "--json", "--prefix", "other-", **TRACK)
+
+    assert (done.code, marks(done)["allocate"]) == (1, False)
+    await nothing_is_held(api)
+
+
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=["ctrl_c", "sigterm", "sighup"]
+)
 async def test_a_signal_in_the_middle_gives_the_sandbox_back(api: Api, number: signal.Signals) -> None:
     """Also where a second one comes while it is given back."""
     await api.fill(2)
@@ -298,6 +392,32 @@ async def test_a_signal_in_the_middle_gives_the_sandbox_back(api: Api, number: s
 
     assert done.code not in (0, 1)
     await nothing_is_held(api)
+
+
+@pytest.mark.parametrize(
+    ("status", "by", "kept_inside"), [(200, "us", False), (404, "x", False), (404, "load-balancer", True)]
+)
+async def test_post_fails_where_another_release_runs_nobody_leads_and_there_are_no_numbers(
+    api: Api, status: int, by: str, kept_inside: bool
+) -> None:
+    meta = (await api.http.get("/v1/meta")).json() | {"version": "0.0.9"}
+    error = {"error": {"code": "NOT_FOUND", "message": "Not Found", "request_id": by}}
+    answers = {"/v1/meta": (200, meta), "/metrics": (status, error)}
+
+    async def broken(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http" and scope["path"] in answers:
+            status, body = answers[scope["path"]]
+            await JSONResponse(body, status_code=status)(scope, receive, send)
+        else:
+            await api.app(scope, receive, send)
+
+    async with served(broken) as url:  # type: ignore[arg-type]
+        done = await Shell(url).run("validate", "post", "--json", "--no-golden-path", **TRACK)
+
+    assert done.code == 1
+    failed = [name for name, ok in marks(done).items() if ok is False]
+    assert failed == ["release", "worker", *([] if kept_inside else ["metrics"])]
+    assert marks(done)["metrics"] is (None if kept_inside else False)
 
 
 @pytest.mark.parametrize(

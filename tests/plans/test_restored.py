@@ -191,15 +191,120 @@ async def test_what_students_did_since_is_done_again_and_what_the_worker_did_is_
     assert found[expired.sandbox_id].state is State.ALLOCATED
 
 
-async def test_nothing_is_cleared_while_the_broker_is_open_or_before_a_sync(tables: Restored) -> None:
+async def test_what_a_listing_names_only_after_the_clearing_is_not_handed_out_either(
+    tables: Restored, provider: Provider
+) -> None:
+    """Two came after the instant, one was stale at it; students have all of them, and an operator one more."""
+    free = [s async for s in tables.core.sandboxes.walk(TENANT, State.AVAILABLE)]
+    late = (await provider.sandbox_ids())[:2]
+    stale = free[0]
+    await tables.core.sandboxes.move(stale, stale.go_stale(now=tables.since), TEST_CAUSE, now=tables.since)
+    await tables.old.operations.quarantine(TENANT, late[0], cause=replace(TEST_CAUSE, reason="INC-9: odd"))
+    theirs = {(await get(tables.old, f"since-{n}")).sandbox_id for n in range(8)}
+    away = {*late, stale.id}
+    await provider.faults(hidden_accounts=[int(id_) for id_ in away])
+
+    await tables.run("hold")
+    await set_mode(tables.core, ModeName.DRAINED)
+    await sync(tables.core, provider)
+    shown = await tables.run("clear", "--dry-run", "--json")
+    unwritten = await tables.core.sandboxes.find(TENANT, away)
+    cleared = await tables.run("clear", "--yes", "--json")
+    again = await tables.run("clear", "--yes", "--json")
+    await provider.faults(hidden_accounts=[])
+    await sync(tables.core, provider)
+    await set_mode(tables.core, ModeName.OPEN)
+    new = winners([await attempt(tables.core, f"new-{n}") for n in range(3)])
+    listed = await tables.core.sandboxes.find(TENANT, away)
+
+    assert [s.state for s in unwritten.values()] == [State.STALE]
+    assert {k["sandbox_id"] for k in cleared.json["kept"]} == theirs | {late[0]}
+    assert shown.json["kept"] == cleared.json["kept"]
+    assert {k["sandbox_id"] for k in again.json["kept"]} == theirs | {late[0]}
+    assert new == []
+    assert {s.state for s in listed.values()} == {State.QUARANTINED}
+    assert {s.missing_since for s in listed.values()} == {None}, "listed again: who looks at it may reinstate it"
+
+
+async def test_what_went_to_another_tenant_since_is_not_handed_out_by_the_one_that_had_it(
+    tables: Restored, provider: Provider
+) -> None:
+    """One that was free at the instant, and one that only the first sync on the restored table takes for ours."""
+    free = [s async for s in tables.core.sandboxes.walk(TENANT, State.AVAILABLE)]
+    late = (await provider.sandbox_ids())[0]
+    gone = await tables.old.sandboxes.find(TENANT, [free[0].id, late])
+    for before in gone.values():
+        stale = before.go_stale(now=tables.since)
+        await tables.old.sandboxes.move(before, stale, TEST_CAUSE, now=tables.since)
+        await tables.old.sandboxes.remove(stale, TEST_CAUSE, now=tables.since)
+        await tables.old.tenants.ensure("north", shards=1, now=tables.since)
+        theirs = replace(before, tenant="north", id=f"n-{before.id}")
+        await tables.old.sandboxes.add(theirs, TEST_CAUSE, now=tables.since)
+
+    await tables.run("hold")
+    await set_mode(tables.core, ModeName.DRAINED)
+    await sync(tables.core, provider)
+    cleared = await tables.run("clear", "--yes", "--json")
+
+    told = {kept["sandbox_id"]: kept["why"] for kept in cleared.json["kept"]}
+    assert told == {id_: f"its account is n-{id_} of tenant north in the old table" for id_ in (free[0].id, late)}
+    assert {await tables.state(id_) for id_ in told} == {State.QUARANTINED}
+
+
+async def test_an_account_that_another_sandbox_has_here_is_told_of(tables: Restored, provider: Provider) -> None:
+    late = (await provider.sandbox_ids())[0]
+    theirs = {(await get(tables.old, f"since-{n}")).sandbox_id for n in range(9)}
+    then = await tables.old.sandboxes.get(TENANT, late)
+    assert then is not None
+    other = replace(then, id="9999", state=State.QUARANTINED, holder=None, claim_key=None, reason="INC-9: odd")
+    await tables.core.sandboxes.add(other, TEST_CAUSE, now=tables.since)
+
+    await tables.run("hold")
+    await set_mode(tables.core, ModeName.DRAINED)
+    await sync(tables.core, provider)
+    cleared = await tables.run("clear", "--yes", "--json")
+
+    assert cleared.code == 0, cleared.err
+    told = {kept["sandbox_id"]: kept["why"] for kept in cleared.json["kept"]}
+    assert told.keys() == theirs
+    assert "another sandbox's" in told[late]
+
+
+async def test_what_an_operator_held_and_a_student_got_since_is_told_of(
+    tables: Restored, provider: Provider
+) -> None:
+    free = [s.id async for s in tables.core.sandboxes.walk(TENANT, State.AVAILABLE)]
+    for id_ in free:
+        await tables.core.operations.quarantine(TENANT, id_, cause=replace(TEST_CAUSE, reason="INC-9: odd"))
+    theirs = {(await get(tables.old, f"since-{n}")).sandbox_id for n in range(9)}
+
+    await tables.run("hold")
+    await set_mode(tables.core, ModeName.DRAINED)
+    await sync(tables.core, provider)
+    cleared = await tables.run("clear", "--yes", "--json")
+
+    assert {kept["sandbox_id"] for kept in cleared.json["kept"]} == theirs
+    assert set(free) < theirs
+
+
+async def test_nothing_is_cleared_before_a_sync_or_after_one_that_is_not_believed_or_while_the_broker_is_open(
+    tables: Restored, provider: Provider
+) -> None:
     await tables.run("hold")
     unsynced = await tables.run("clear", "--yes")
+    await set_mode(tables.core, ModeName.DRAINED)
+    await provider.faults(hidden_accounts=[int(id_) for id_ in await provider.sandbox_ids()])
+    await sync(tables.core, provider)
+    doubted = await tables.run("clear", "--yes")
+    await provider.faults(hidden_accounts=[])
+    await sync(tables.core, provider)
     await set_mode(tables.core, ModeName.OPEN)
     open_ = await tables.run("clear", "--yes")
 
     assert (unsynced.code, "has not been synced since" in unsynced.err) == (1, True)
-    assert (open_.code, "mode drain" in open_.err) == (1, True)
-    assert await tables.core.sandboxes.count(TENANT, State.AVAILABLE) == 0
+    assert (doubted.code, "was not believed" in doubted.err) == (1, True)
+    assert (open_.code, "The broker is open" in open_.err) == (1, True)
+    assert await tables.core.sandboxes.count(TENANT, State.QUARANTINED) == 7
 
 
 async def test_the_old_table_is_not_taken_for_the_restored_one(tables: Restored) -> None:

@@ -179,6 +179,26 @@ def test_a_canary_runs_beside_the_release_and_gets_its_share(course: Planned):
     assert {t["min_capacity"] for t in course.of("aws_appautoscaling_target").values()} == {2}
 
 
+def test_a_canary_is_watched_by_numbers_of_its_own(course: Planned):
+    """Whose names begin as those that bin/canary looks at do."""
+    fields = (
+        "namespace", "metric_name", "statistic", "extended_statistic", "comparison_operator", "threshold",
+        "period", "evaluation_periods", "treat_missing_data", "evaluate_low_sample_count_percentiles",
+    )  # fmt: skip
+    alarms = {
+        a["alarm_name"]: [a.get(f) for f in fields] for a in course.of("aws_cloudwatch_metric_alarm").values()
+    }
+    elb, over = "AWS/ApplicationELB", "GreaterThanThreshold"
+    assert {name: facts for name, facts in alarms.items() if "canary" in name} == {
+        "sandbox-broker-canary-errors": [
+            elb, "HTTPCode_Target_5XX_Count", "Sum", None, over, 2, 300, 1, "notBreaching", None
+        ],
+        "sandbox-broker-canary-slow": [
+            elb, "TargetResponseTime", None, "p95", over, 1, 60, 3, "notBreaching", "ignore"
+        ],
+    }  # fmt: skip
+
+
 def test_a_larger_class_raises_the_limit_of_an_address(course: Planned):
     rules = {rule["name"]: rule for rule in course["aws_wafv2_web_acl.main"]["rule"]}
     assert rules["address"]["statement"][0]["rate_based_statement"][0]["limit"] == 100_000

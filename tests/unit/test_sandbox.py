@@ -34,6 +34,7 @@ TRANSITIONS: dict[str, tuple[set[State], State | None, Any]] = {
     "go stale": ({State.AVAILABLE}, State.STALE, lambda s: s.go_stale(now=NOW)),
     "come back": ({State.STALE}, State.AVAILABLE, lambda s: s.come_back(now=NOW)),
     "quarantine": ({State.AVAILABLE}, State.QUARANTINED, lambda s: s.quarantine(reason="why", now=NOW)),
+    "hold": ({State.STALE}, State.QUARANTINED, lambda s: s.hold(reason="why", now=NOW)),
     "reinstate": ({State.QUARANTINED}, State.AVAILABLE, lambda s: s.reinstate(reason="why", now=NOW)),
     "discard": ({State.QUARANTINED}, State.PENDING_DELETION, lambda s: s.discard(reason="why", now=NOW)),
     "retry": (
