@@ -24,6 +24,8 @@ from broker.store.tenants import Tenants
 
 FRESH_S: Final = 5.0
 """How long a page of the index is worth trying."""
+PEERS_FRESH_S: Final = 0.5
+"""The same of a page of what is a peer's, who is about to take it."""
 EMPTY_S: Final = 1.0
 """How long "empty" is remembered. Below the 2 s after which nobody may be refused (A7)."""
 MAX_EVIDENCE_S: Final = 2.0
@@ -50,7 +52,8 @@ class _Walk:
     began_at: float
     left: dict[_Part, Item | None]  # start of the next page; what has ended is gone
     mine: frozenset[_Part]  # those that this process takes from before it takes from its peers'
-    mine_of: Callable[[Sandbox], bool]  # of a row there, where peers have the shard together
+    share: Share
+    shards: int
     found: int = 0
     blocked: set[str] = field(default_factory=set)  # seen, but in the hands of a sibling request
 
@@ -66,6 +69,7 @@ class _Shelf:
     empty_until: float = 0.0
     doubts: int = 0
     checking: bool = False  # rows were found wrong: check every page until one is won
+    of_peers: bool = False  # what is ready is theirs by right
     page: int = PAGE
     filled_at: float = float("-inf")
     waiting: int = 0
@@ -202,6 +206,8 @@ class Candidates:
         """Put candidates on the shelf, or prove that there are none."""
         if shelf.doubts >= DOUBTS:
             await self._check(shelf)
+        if shelf.walk is not None and not shelf.walk.left.keys() & shelf.walk.mine:
+            shelf.walk = None  # before more of a peer's is taken, another look at what is one's own
         wanted = self._page(shelf)
         while not shelf.ready and shelf.waiting:
             walk = shelf.walk
@@ -211,7 +217,7 @@ class Candidates:
             if not walk.left:
                 shelf.walk = None
             if shelf.ready:
-                shelf.ready_until = self._monotonic() + FRESH_S
+                shelf.ready_until = self._monotonic() + (PEERS_FRESH_S if shelf.of_peers else FRESH_S)
                 self._metrics.candidate_refills.labels("found").inc()
             elif not walk.left:
                 await self._conclude(shelf, walk)
@@ -246,22 +252,26 @@ class Candidates:
             began_at,
             left={(shard, span): None for shard in mine + others for span in spans},
             mine=frozenset((shard, span) for shard in mine for span in spans),
-            mine_of=lambda row: share.has(row.id, shards),
+            share=share,
+            shards=shards,
         )
 
     async def _step(self, shelf: _Shelf, walk: _Walk, wanted: int) -> None:
         """Read pages until there is something to try: of this process's own shards, then of all others at once.
 
-        What peers have is asked for as late as that: by then most of it may be taken.
+        What is a peer's is asked for as late as that, and from its end: the peer begins at the other one, so that
+        they meet when there is nothing left between them.
         """
         if mine := [part for part in walk.left if part in walk.mine]:
             await self._read(shelf, walk, mine[:1], wanted)
             if len(shelf.ready) < wanted and mine[1:]:
                 await self._read(shelf, walk, mine[1:], wanted)
         if not shelf.ready and (others := [part for part in walk.left if part not in walk.mine]):
-            await self._read(shelf, walk, others, wanted)
+            await self._read(shelf, walk, others, wanted, backwards=True)
 
-    async def _read(self, shelf: _Shelf, walk: _Walk, parts: list[_Part], wanted: int) -> None:
+    async def _read(
+        self, shelf: _Shelf, walk: _Walk, parts: list[_Part], wanted: int, *, backwards: bool = False
+    ) -> None:
         pages = await asyncio.gather(
             *(
                 self._sandboxes.page(
@@ -271,6 +281,7 @@ class Candidates:
                     limit=wanted,
                     names=span,
                     after=walk.left[shard, span],
+                    backwards=backwards,
                 )
                 for shard, span in parts
             )
@@ -288,10 +299,18 @@ class Candidates:
             else:
                 walk.left[part] = after
         walk.found += len(found)
-        self._random.shuffle(found)  # two processes at one page try it in different orders
-        if parts[0] in walk.mine:
-            found.sort(key=walk.mine_of, reverse=True)
-        shelf.ready.extend(found)
+        shelf.ready.extend(found if backwards else self._in_order(walk, found))
+        shelf.of_peers = backwards
+
+    def _in_order(self, walk: _Walk, rows: list[Sandbox]) -> list[Sandbox]:
+        """Rows of this process's shards as they are to be tried: its own first, in the index's order."""
+        if walk.share.count == 1:
+            self._random.shuffle(rows)  # a peer that is not known yet may be at the same page
+            return rows
+        own = [walk.share.has(row.id, walk.shards) for row in rows]
+        return [row for row, is_own in zip(rows, own, strict=True) if is_own] + [
+            row for row, is_own in zip(rows[::-1], own[::-1], strict=True) if not is_own
+        ]
 
     async def _check(self, shelf: _Shelf) -> None:
         """The index lags, or others are faster: keep of the shelf what is available now."""

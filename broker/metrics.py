@@ -19,7 +19,7 @@ class Metrics:
     None is called `job` or `instance`: these are the scraper's, and Prometheus renames ours when they meet.
     """
 
-    def __init__(self, *, of_worker: bool = True) -> None:
+    def __init__(self, *, of_worker: bool = True) -> None:  # noqa: PLR0915  a list
         disable_created_metrics()  # type: ignore[no-untyped-call]
         r = self.registry = CollectorRegistry()
         ProcessCollector(registry=r)  # processor time, memory, open files: six numbers from /proc; elsewhere none
@@ -62,6 +62,11 @@ class Metrics:
             "broker_allocation_transactions_total",
             "Write transactions of allocations: won, or what refused them.",
             ["result"],
+            registry=r,
+        )
+        self.peers = Gauge(
+            "broker_api_processes",
+            "API processes that share the pools out, as this one has heard: all should say the same.",
             registry=r,
         )
         self.candidate_refills = Counter(

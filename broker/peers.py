@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from broker.errors import BrokerError
+from broker.metrics import Metrics
 from broker.store.presence import Presence
 from broker.store.table import shard_of
 
@@ -58,12 +59,14 @@ class Peers:
         self,
         presence: Presence,
         process: str,
+        metrics: Metrics,
         *,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._presence = presence
         self._process = process
+        self._metrics = metrics
         self._clock = clock
         self._monotonic = monotonic
         self._heard: dict[str, tuple[int, float]] = {}  # process -> (what it said, when that was news here)
@@ -115,3 +118,4 @@ class Peers:
         self._heard = {process: self._heard[process] for process in said}
         there = sorted({p for p, (_, when) in self._heard.items() if here - when < GONE_S} | {self._process})
         self.share = Share(there.index(self._process), len(there))
+        self._metrics.peers.set(self.share.count)

@@ -149,7 +149,7 @@ def build(
     quota = Quota(slots, sandboxes, monotonic=monotonic)
     jobs = Jobs(client, tenants, events, clock=clock)
     keys = Keys(client, tenants, events)
-    peers = Peers(Presence(client, "api"), secrets.token_hex(8), clock=clock, monotonic=monotonic)
+    peers = Peers(Presence(client, "api"), secrets.token_hex(8), metrics, clock=clock, monotonic=monotonic)
     candidates = Candidates(sandboxes, tenants, metrics, share=lambda: peers.share, monotonic=monotonic)
     return Broker(
         metrics=metrics,

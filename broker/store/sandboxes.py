@@ -274,6 +274,7 @@ class Sandboxes:
         names: Span | None = None,
         up_to: int | None = None,
         after: Item | None = None,
+        backwards: bool = False,
     ) -> tuple[list[Sandbox], Item | None]:
         """One page of a state's sandboxes in the order they are taken, as the index sees them: a hint.
 
@@ -296,6 +297,7 @@ class Sandboxes:
             KeyConditionExpression=condition,
             ExpressionAttributeValues=values,
             Limit=limit,
+            ScanIndexForward=not backwards,
             **start,
         )
         return [sandbox_from(item) for item in answer["Items"]], answer.get("LastEvaluatedKey")

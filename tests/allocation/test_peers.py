@@ -3,12 +3,14 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from itertools import islice
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from broker.candidates import PEERS_FRESH_S
 from broker.errors import NoSandboxAvailable, StoreUnavailable
 from broker.peers import GONE_S, Peers, Share
 from broker.sandbox import State
@@ -19,6 +21,7 @@ from local.store_proxy import StoreProxy
 from tests.allocation.students import allocate, attempt, fill, winners
 from tests.api.service import a_table, an_app, api_settings
 from tests.audit import audit
+from tests.builders import NOW, TEST_CAUSE, a_sandbox
 from tests.conftest import a_broker
 from tests.store.conftest import Clock
 
@@ -83,6 +86,62 @@ async def test_peers_shards_are_not_read_while_there_is_something_in_ones_own(
     assert asked <= {"acme#available#1", "acme#available#3"}
 
 
+def numbers_in(shards: set[int], count: int) -> list[int]:
+    """Of sandboxes that lie there."""
+    numbers = (n for n in range(1, 9999) if shard_of(a_sandbox(number=n).id, SHARDS) in shards)
+    return list(islice(numbers, count))
+
+
+async def add(core: Broker, numbers: list[int]) -> None:
+    for number in numbers:
+        await core.sandboxes.add(a_sandbox(number=number), TEST_CAUSE, now=NOW)
+
+
+async def test_what_is_a_peers_is_taken_from_its_end(proxy: StoreProxy, table_name: str) -> None:
+    """The peer begins at the beginning: the two meet when there is nothing left between them."""
+    asked: list[tuple[str, bool]] = []
+
+    async def look(body: dict[str, Any]) -> None:
+        partition = body["ExpressionAttributeValues"][":partition"]["S"]
+        asked.append((partition.rpartition("#")[2], body["ScanIndexForward"]))
+
+    async with a_broker(proxy.url, table_name) as core:
+        theirs = numbers_in({1}, 9)
+        await add(core, theirs)
+        core.peers.share = Share(0, 2)
+        with proxy.before("Query", look):
+            got = [(await allocate(core, f"s-{n}")).name for n in range(3)]
+        async with a_broker(proxy.url, table_name) as peer:
+            peer.peers.share = Share(1, 2)
+            first = [(await allocate(peer, f"p-{n}")).name for n in range(3)]
+    names = sorted(a_sandbox(number=n).name for n in theirs)
+    assert set(asked) == {("0", True), ("2", True), ("1", False), ("3", False)}
+    assert got == names[:-4:-1]
+    assert first == names[:3]
+
+
+async def test_before_more_of_a_peers_is_taken_ones_own_are_looked_at_again(
+    proxy: StoreProxy, table_name: str
+) -> None:
+    clock = Clock(1000.0)
+    async with a_broker(proxy.url, table_name, monotonic=clock) as core:
+        core.peers.share = Share(0, 2)
+        await add(core, numbers_in({1, 3}, 80))  # more than a page of each
+        await allocate(core, "s-1")
+        [own] = numbers_in({0}, 1)
+        await add(core, [own])
+
+        proxy.counts.reset()
+        clock.now += PEERS_FRESH_S * 0.9
+        at_once = await allocate(core, "s-2")
+        queries = proxy.counts.calls["Query:StatusIndex"]
+        clock.now += PEERS_FRESH_S * 0.2
+        later = await allocate(core, "s-3")
+
+    assert (at_once.sandbox_id == a_sandbox(number=own).id, queries) == (False, 0)
+    assert later.sandbox_id == a_sandbox(number=own).id
+
+
 async def test_more_processes_than_shards_share_a_shard(ministack: str, table_name: str) -> None:
     async with processes(ministack, table_name, 6) as cores:
         await fill(cores[0], 90)
@@ -133,7 +192,7 @@ class Process:
     def __init__(self, core: Broker, name: str, now: float = 1_790_000_000) -> None:
         self.wall, self.monotonic = Clock(now), Clock(50.0)
         self.presence = Presence(core.client, "api")
-        self.peers = Peers(self.presence, name, clock=self.wall, monotonic=self.monotonic)
+        self.peers = Peers(self.presence, name, core.metrics, clock=self.wall, monotonic=self.monotonic)
 
     async def later(self, seconds: float) -> Share:
         self.wall.now += seconds
@@ -213,3 +272,4 @@ async def test_the_api_tells_of_itself_and_hears_the_others(ministack: str, tabl
                         await asyncio.sleep(0.05)
             await one.core.peers.beat()
             assert one.core.peers.share == Share(0, 1)
+            assert (await one.metrics())["broker_api_processes"] == 1
