@@ -132,10 +132,12 @@ STORE: Final = Row(
         ),
         Panel(
             "Allocation's transactions and reads of the index, a second",
-            "Normal: won, with a few sandbox_taken in a burst; a read of the index per 25 allocations.",
+            "Normal: won, with a few sandbox_taken in a burst; a read of the index per 25 allocations. Many "
+            "sandbox_taken: look whether each process knows of all API processes.",
             (
                 rate("broker_allocation_transactions_total", "result", tenant=False),
                 ("sum by (result) (rate(broker_candidate_refills_total[$__rate_interval]))", "index {{result}}"),
+                ("broker_api_processes", "API processes that {{instance}} knows of"),
             ),
             unit="reqps",
         ),
