@@ -1,10 +1,10 @@
 """What a span says of one DynamoDB call, in the words of OpenTelemetry's conventions."""
 
 from contextlib import AbstractContextManager
-from functools import cache
 from typing import Final
 
 from broker import tracing
+from broker.store.door import spelled
 from broker.tracing import Span
 
 SYSTEM: Final = "aws.dynamodb"
@@ -14,15 +14,6 @@ def store_call(
     within: Span, operation: str, table_name: str, *, expected: tuple[type[Exception], ...]
 ) -> AbstractContextManager[Span]:
     """Around one call. No key and no value of an item is told."""
-    name = _spelled(operation)
+    name = spelled(operation)
     facts = {"db.system.name": SYSTEM, "db.operation.name": name, "db.collection.name": table_name}
     return tracing.call(within, f"DynamoDB.{name}", facts, expected=expected)
-
-
-@cache
-def _spelled(operation: str) -> str:
-    """
-    >>> _spelled("transact_write_items")
-    'TransactWriteItems'
-    """
-    return "".join(word.capitalize() for word in operation.split("_"))
