@@ -9,7 +9,20 @@ from pathlib import Path
 
 import uvloop
 
-from bench import burst, exhausted, growth, large_sync, memory, rates, scales, scrape, start, throughput, units
+from bench import (
+    burst,
+    exhausted,
+    growth,
+    large_sync,
+    memory,
+    rates,
+    scales,
+    scrape,
+    start,
+    throughput,
+    tracing,
+    units,
+)
 from bench.conditions import conditions
 from bench.frame import Bench, Options, Result, tell
 from bench.plots import HOW, can_draw, draw
@@ -17,8 +30,20 @@ from bench.rig import RigFailed
 from local.engine import EngineFailed
 
 BENCHES: dict[str, Bench] = {
-    module.BENCH.name: module.BENCH for module in (
-        scales, throughput, burst, scrape, units, growth, exhausted, rates, start, memory, large_sync,
+    module.BENCH.name: module.BENCH
+    for module in (
+        scales,
+        throughput,
+        burst,
+        scrape,
+        units,
+        growth,
+        exhausted,
+        rates,
+        tracing,
+        start,
+        memory,
+        large_sync,
     )
 }
 DIRECTORY = Path("build/bench")

@@ -111,7 +111,7 @@ class Stage:
         return cls(rig, [first, *await asyncio.gather(*others)], table_name)
 
     async def burst(self, count: int, *, meanwhile: Job | None = None) -> Burst:
-        """Fill the pool with as many sandboxes as students come, and let them come; ask something else meanwhile."""
+        """Fill the pool with as many sandboxes as students come, and let them come; ask `meanwhile` beside."""
         self._bursts += 1
         await self._rig.fill(self._table, self._filled + 1, self._filled + count + 1, shards=SHARDS)
         self._filled += count

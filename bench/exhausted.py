@@ -1,6 +1,6 @@
 """An empty pool and a storm of students: what their refusals cost the store, call by call.
 
-The meter between counts every call, and slows the storm down: how many are refused in a second is not the question.
+The meter between counts every call, and slows the storm down: how many are refused a second is not the question.
 """
 
 import asyncio
@@ -39,8 +39,8 @@ async def run(options: Options) -> Result:
             Column("other calls each", ",.4f"),
         ],
         notes=[
-            f"Goals: under {QUERIES_PER_S} index queries/s in all, exactly one consistent read of the claim for a refusal, "
-            "and fewer where one student's requests meet in a process: they share one.",
+            f"Goals: under {QUERIES_PER_S} index queries/s in all, exactly one consistent read of the claim for a "
+            "refusal, and fewer where one student's requests meet in a process: they share one.",
             "Not counted: tenant and mode, read about once a second by each process in any case.",
         ],
     )
@@ -161,4 +161,6 @@ def _plot(table: Table) -> Plot:
     )
 
 
-BENCH = Bench(name="exhausted", question="An empty pool and a storm of refusals: what do they cost the store?", run=run)
+BENCH = Bench(
+    name="exhausted", question="An empty pool and a storm of refusals: what do they cost the store?", run=run
+)

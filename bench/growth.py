@@ -36,7 +36,7 @@ DUE: Final = 25
 TICKS: Final = 50
 SCRAPES: Final = 100
 FEWER_FROM: Final = 20_000
-"""In a pool of so many times n, a share of one in n is measured: the local engine takes seconds for a query there."""
+"""In a pool of so many times n, one in n is measured: the local engine takes up to a second for a query there."""
 FAR: Final = 10_000_000
 """From here on are numbered the sandboxes that are looked for by a prefix, the last ones by name."""
 TEN_YEARS_S: Final = 10 * 365 * 24 * 3600
@@ -87,7 +87,7 @@ async def run(options: Options) -> Result:
             await grown.to(size)
             found[size] = await grown.measure()
     table = _table(found)
-    return Result([table], [_plot(table)], _risen(table))
+    return Result([table], [_plot(table)], risen(table))
 
 
 class Grown:
@@ -161,7 +161,7 @@ class Grown:
             await self._scrapes(broker, gauge, max(2, SCRAPES // share))
 
     async def _scrapes(self, broker: Broker, gauge: Counts | Times, scrapes: int) -> None:
-        """The page as the API makes it; of the worker's snapshot each reads anew, which a process does once a minute."""
+        """The page as the API makes it, each time with the worker's snapshot read anew."""
         await count_pool(broker.sandboxes, broker.gauges, tenant=pool.TENANT, now=int(time.time()))
         minutes = count()
         gauges = PoolGauges(
@@ -214,7 +214,7 @@ def _table(found: dict[int, tuple[Counts, Times]]) -> Table:
         ],
         notes=[
             "Half of the pool is available, half is allocated. CPU: of the broker's core, without HTTP.",
-            "wall: the local engine walks a whole partition of an index for a query; DynamoDB finds a page by its key.",
+            "wall: the local engine walks a whole partition of an index for a query; DynamoDB finds it by key.",
             "scrape: with the worker's snapshot read anew each time, which a process does once a minute.",
         ],
     )
@@ -229,7 +229,7 @@ def _table(found: dict[int, tuple[Counts, Times]]) -> Table:
     return table
 
 
-def _risen(table: Table) -> list[str]:
+def risen(table: Table) -> list[str]:
     """Where a count rises with the pool: counts are the same on a busy machine."""
     smallest: dict[str, tuple[float, ...]] = {}
     problems = []

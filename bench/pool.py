@@ -49,9 +49,7 @@ async def fill(
     await put(dynamodb, table_name, rows, shards=shards)
 
 
-async def put(
-    dynamodb: "DynamoDBClient", table_name: str, rows: Iterable[Sandbox], *, shards: int
-) -> None:
+async def put(dynamodb: "DynamoDBClient", table_name: str, rows: Iterable[Sandbox], *, shards: int) -> None:
     """Write these sandboxes as they are, 25 to a batch, a few batches at a time."""
     left = iter(rows)
 

@@ -23,7 +23,7 @@ from broker.allocation import Wish
 from broker.job import Job, JobState, Kind, Priority, Progress
 from broker.logs import JsonFormatter
 from broker.masking import MASK, Masker
-from broker.sandbox import Sandbox, State
+from broker.sandbox import Sandbox
 from broker.store import table
 from broker.store.events import Cause
 from broker.wiring import Broker
@@ -295,4 +295,6 @@ def _plot(found: Table) -> Plot:
     )
 
 
-BENCH = Bench(name="rates", question="How many replays, locks, jobs, beats, events and masked lines a second?", run=run)
+BENCH = Bench(
+    name="rates", question="How many replays, locks, jobs, beats, events and masked lines a second?", run=run
+)
