@@ -45,8 +45,8 @@ async def run(options: Options) -> Result:
         ],
     )
     result = Result([found])
-    seconds = options.choose(STORM_S, 2.0)
-    for processes in PROCESSES[1:2] if options.quick else PROCESSES:
+    seconds = options.choose(STORM_S, 1.0)
+    for processes in PROCESSES[:1] if options.quick else PROCESSES:
         async with open_rig() as rig:
             await _storms(rig, processes, seconds, result)
     result.plots = [_plot(found)]

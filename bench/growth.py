@@ -37,6 +37,9 @@ TICKS: Final = 50
 SCRAPES: Final = 100
 FEWER_FROM: Final = 20_000
 """In a pool of so many times n, one in n is measured: the local engine takes up to a second for a query there."""
+SLOW_MS: Final = 50.0
+SLOWER_BY: Final = 5
+"""One in so many is measured where the store is slow."""
 FAR: Final = 10_000_000
 """From here on are numbered the sandboxes that are looked for by a prefix, the last ones by name."""
 TEN_YEARS_S: Final = 10 * 365 * 24 * 3600
@@ -86,8 +89,31 @@ async def run(options: Options) -> Result:
             tell(f"filling the pool up to {size:,}")
             await grown.to(size)
             found[size] = await grown.measure()
+        near, far = await _control(rig, share, 20 if options.quick else SLOW_MS)
     table = _table(found)
-    return Result([table], [_plot(table)], risen(table))
+    return Result([table, _control_table(near, far)], [_plot(table)], risen(table))
+
+
+async def _control(rig: Rig, share: int, slow_ms: float) -> tuple[Times, Times]:
+    """The smallest pool on a store that answers at once, and on one that is slow for another reason than size."""
+    grown = Grown(rig, await rig.table(), max(share, SLOWER_BY))
+    await grown.to(SIZES[0])
+    near, far = Times(), Times()
+    await grown.drill(rig.engine.url, near)
+    await grown.drill(await rig.delayed(slow_ms), far)
+    return near, far
+
+
+def _control_table(near: Times, far: Times) -> Table:
+    table = Table(
+        f"For comparison: our processor time in a pool of {SIZES[0]}, where only the store is slow",
+        [Column("operation"), Column("CPU ms", ",.2f"), Column("wall ms", ",.1f"),
+         Column("slow: CPU ms", ",.2f"), Column("slow: wall ms", ",.1f")],
+        notes=["What processor time rises by here comes of waiting for the store, not of the size of the pool."],
+    )  # fmt: skip
+    for operation, cpu_ms in near.cpu_ms.items():
+        table.add(operation, cpu_ms, near.wall_ms[operation], far.cpu_ms[operation], far.wall_ms[operation])
+    return table
 
 
 class Grown:
@@ -123,11 +149,11 @@ class Grown:
         meter.ignore("MODE", "TEN#")  # read about once a second, whatever there is to do
         counts, times = Counts(meter), Times()
         async with meter.running():
-            await self._drill(meter.url, counts)
-        await self._drill(self._rig.engine.url, times)
+            await self.drill(meter.url, counts)
+        await self.drill(self._rig.engine.url, times)
         return counts, times
 
-    async def _drill(self, store: str, gauge: Counts | Times) -> None:
+    async def drill(self, store: str, gauge: Counts | Times) -> None:
         share = max(self._share, self._size // FEWER_FROM)
         many, prefixes, due, ticks = (max(2, n // share) for n in (MANY, PREFIXES, DUE, TICKS))
         run = next(self._runs)

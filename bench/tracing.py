@@ -65,15 +65,17 @@ class Collector:
 
 async def run(options: Options) -> Result:
     seconds, rounds = options.choose(BLOCK_S, 0.5), 1 if options.quick else ROUNDS
-    blocks: dict[str, list[Block]] = {kind: [] for kind in KINDS}
+    kinds = (OFF, ALL) if options.quick else tuple(KINDS)
+    blocks: dict[str, list[Block]] = {kind: [] for kind in kinds}
     async with AsyncExitStack() as stack:
         rig = await stack.enter_async_context(open_rig())
-        collectors = {kind: await stack.enter_async_context(Collector().running()) for kind in KINDS}
-        lanes = {kind: await _lane(rig, kind, collectors[kind]) for kind in KINDS}
+        collectors = {kind: await stack.enter_async_context(Collector().running()) for kind in kinds}
+        opened = await asyncio.gather(*(_lane(rig, kind, collectors[kind]) for kind in kinds))
+        lanes = dict(zip(kinds, opened, strict=True))
         for lane in lanes.values():  # to be thrown away: code is loaded, the rate becomes known
             await lane.closed(seconds=seconds, connections=CONNECTIONS)
         for number in range(rounds):
-            for kind in random.sample(list(KINDS), len(KINDS)):  # who comes first is no better off
+            for kind in random.sample(kinds, len(kinds)):  # who comes first is no better off
                 blocks[kind].append(await lanes[kind].closed(seconds=seconds, connections=CONNECTIONS))
             costs = ", ".join(f"{kind} {of[-1].cpu_ms:.2f} ms" for kind, of in blocks.items())
             tell(f"round {number + 1} of {rounds}: {costs}")
