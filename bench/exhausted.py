@@ -11,7 +11,7 @@ from typing import Final, Self
 from bench import pool
 from bench.frame import Bench, Column, Options, Plot, Result, Series, Table, tell
 from bench.load import Job, Outcome
-from bench.meter import READ, TABLE, Meter, Spent
+from bench.meter import READ, Meter, Spent
 from bench.rig import ALLOCATE, Rig, Served, allocate_as, open_rig
 
 PROCESSES: Final = (1, 2, 4)
@@ -93,8 +93,8 @@ class Reads:
         queries = spent.calls[f"Query:{pool.STATUS_INDEX}"]
         units = sum(
             units
-            for (place, partition, kind), units in spent.units.items()
-            if place == TABLE and kind == READ and partition.startswith(CLAIMS)
+            for (_, partition, kind), units in spent.units.items()
+            if kind == READ and partition.startswith(CLAIMS)
         )
         return cls(claims, 2 * units - claims, queries, spent.calls.total() - claims - queries)
 

@@ -17,7 +17,7 @@ from bench.samples import median
 
 CONNECTIONS: Final = 8
 BLOCK_S: Final = 2.0
-ROUNDS: Final = 10
+ROUNDS: Final = 8
 SETTLE_S: Final = 0.5
 """Spans are on their way a fifth of a second after their request: what that costs is the block's."""
 OFF: Final = "off"

@@ -45,6 +45,7 @@ def test_reads_of_claims_are_told_from_other_calls_and_consistent_ones_by_their_
     spent.calls.update({"GetItem:consistent": 2, "GetItem": 1, "Query:StatusIndex": 4, "PutItem": 1})
     spent.add(TABLE, "CLM#default#student-1", READ, 2.0)
     spent.add(TABLE, "CLM#default#student-2", READ, 0.5)
+    spent.add(TABLE, "SBX#default#2009001", READ, 1.0)
     spent.add("StatusIndex", "default#available#0", READ, 0.5)
     assert Reads.of(spent) == Reads(claims=3, consistent=2.0, queries=4, other=1)
 
