@@ -80,7 +80,7 @@ class Times:
 
 async def run(options: Options) -> Result:
     """Rows of one operation stand together, so that one sees whether they are flat."""
-    most = options.most or (1_000 if options.quick else USUAL)
+    most = options.most or (100 if options.quick else USUAL)
     share = 20 if options.quick else 1
     found: dict[int, tuple[Counts, Times]] = {}
     async with open_rig() as rig:

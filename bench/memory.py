@@ -40,7 +40,6 @@ async def run(options: Options) -> Result:
     result = Result([found, lines])
     async with open_rig() as rig:
         by_pairs = await _api(rig, pairs, samples, result)
-    async with open_rig() as rig:
         await _worker(rig, accounts, syncs, result)
     result.plots = [
         Plot(
@@ -70,6 +69,7 @@ async def _api(rig: Rig, pairs: int, samples: int, result: Result) -> Series:
         tell(f"API after {done[-1]:,.0f} allocations and releases: {sizes[-1]:.1f} MB")
     _add(found, "API", f"after {pairs:,} allocations and releases", api)
     _add_line(lines, "API", "an allocation and its release", done, sizes)
+    await rig.stop(api)
     return Series("API", done, sizes)
 
 
@@ -90,14 +90,10 @@ async def _come_and_go(rig: Rig, api: Served, students: str, count: int, taken: 
 
 async def _worker(rig: Rig, accounts: int, syncs: int, result: Result) -> None:
     found, lines = result.tables
-    idle = await rig.worker(
-        await rig.table(), store=rig.engine.url, provider=await rig.provider(1), shards=SHARDS, **SETTINGS
-    )
-    _add(found, "worker", "leads, one account", await leads(idle))
-    await rig.stop(idle)
     worker = await rig.worker(
         await rig.table(), store=rig.engine.url, provider=await rig.provider(accounts), shards=SHARDS, **SETTINGS
     )
+    _add(found, "worker", "as soon as it leads", await leads(worker))
     done, sizes = [], []
     for number in range(1, syncs + 1):
         await until_synced(worker, number)

@@ -64,7 +64,7 @@ class Collector:
 
 
 async def run(options: Options) -> Result:
-    seconds, rounds = options.choose(BLOCK_S, 0.5), 1 if options.quick else ROUNDS
+    seconds, rounds = options.choose(BLOCK_S, 0.2), 1 if options.quick else ROUNDS
     kinds = (OFF, ALL) if options.quick else tuple(KINDS)
     blocks: dict[str, list[Block]] = {kind: [] for kind in kinds}
     async with AsyncExitStack() as stack:
