@@ -2,7 +2,7 @@
 
 The line is that of the second half of the samples. An API fills what it may keep, and no more than that: what was
 proved taken (50,000 sandboxes) and the counters of its limits (100,000 students), some hundred bytes each. Past
-that its line must be level: `--most 150000` shows it, and takes long.
+that its line must be level: `--most 150000` goes there, and takes long.
 """
 
 from collections.abc import Sequence
