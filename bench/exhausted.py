@@ -56,7 +56,7 @@ async def run(options: Options) -> Result:
 async def _storms(rig: Rig, processes: int, seconds: float, result: Result) -> None:
     table_name = await rig.table()
     meter = Meter(rig.engine.url, pool.indexes(table_name))
-    meter.ignore("MODE", "TEN#")
+    meter.ignore("MODE", "TEN#", "PRC#")
     async with meter.running():
         first = await rig.api(table_name, store=meter.url, shards=SHARDS)
         others = (rig.api(table_name, store=meter.url, shards=SHARDS) for _ in range(processes - 1))
