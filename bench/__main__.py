@@ -1,14 +1,28 @@
 """`python -m bench`: run benches, print what they found, write it to build/bench/."""
 
 import argparse
-import asyncio
 import json
 import shlex
 import sys
 import time
 from pathlib import Path
 
-from bench import burst, large_pool, large_sync, scales, throughput, units
+import uvloop
+
+from bench import (
+    burst,
+    exhausted,
+    growth,
+    large_sync,
+    memory,
+    rates,
+    scales,
+    scrape,
+    start,
+    throughput,
+    tracing,
+    units,
+)
 from bench.conditions import conditions
 from bench.frame import Bench, Options, Result, tell
 from bench.plots import HOW, can_draw, draw
@@ -16,7 +30,21 @@ from bench.rig import RigFailed
 from local.engine import EngineFailed
 
 BENCHES: dict[str, Bench] = {
-    module.BENCH.name: module.BENCH for module in (scales, throughput, burst, units, large_pool, large_sync)
+    module.BENCH.name: module.BENCH
+    for module in (
+        scales,
+        throughput,
+        burst,
+        scrape,
+        units,
+        growth,
+        exhausted,
+        rates,
+        tracing,
+        start,
+        memory,
+        large_sync,
+    )
 }
 DIRECTORY = Path("build/bench")
 
@@ -62,7 +90,7 @@ def _run(bench: Bench, options: Options, facts: dict[str, str], directory: Path)
     tell(f"{bench.name} begins")
     began = time.monotonic()
     try:
-        result = asyncio.run(bench.run(options))
+        result = uvloop.run(bench.run(options))
     except (RigFailed, EngineFailed) as error:
         sys.stderr.write(f"bench: {bench.name}: {error}\n")
         return False
@@ -97,7 +125,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("names", nargs="*", metavar="NAME", help="the benches to run (default: all)")
     parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that they run")
     parser.add_argument("--seconds", type=float, help="length of each measured block")
-    parser.add_argument("--most", type=int, help="largest size of growth and sync (100000, 10000)")
+    parser.add_argument("--most", type=int, help="largest size of growth and sync (default: 10000 each)")
     parser.add_argument("--profile", action="store_true", help="tell process ids, for a profiler")
     parser.add_argument("--out", type=Path, default=DIRECTORY, help="where results go (default: %(default)s)")
     return parser

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import Counter
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Final, Self
 
@@ -31,6 +32,7 @@ class Burst:
     outcome: Outcome
     transactions: Counter[str]
     engine_busy: float
+    beside: Outcome | None = None  # of what else was asked meanwhile
 
     def percentile_ms(self, percent: float) -> float:
         return 1000 * percentile(sorted(self.outcome.latencies_s), percent)
@@ -93,6 +95,7 @@ class Stage:
 
     def __init__(self, rig: Rig, apis: list[Served], table_name: str) -> None:
         self._rig = rig
+        self.apis = apis
         self._ports = [api.port for api in apis]
         self._table = table_name
         self._filled = 0
@@ -112,8 +115,8 @@ class Stage:
                 await asyncio.sleep(0.2)
         return cls(rig, apis, table_name)
 
-    async def burst(self, count: int) -> Burst:
-        """Fill the pool with as many sandboxes as students come, and let them come."""
+    async def burst(self, count: int, *, meanwhile: Job | None = None) -> Burst:
+        """Fill the pool with as many sandboxes as students come, and let them come; ask `meanwhile` beside."""
         self._bursts += 1
         await self._rig.fill(self._table, self._filled + 1, self._filled + count + 1, shards=SHARDS)
         self._filled += count
@@ -125,13 +128,15 @@ class Stage:
             arrivals=at_once(count),
             keep="sandbox_id",
         )
-        async with self._rig.loading(job) as go:
+        async with AsyncExitStack() as stack:
+            go = [await stack.enter_async_context(self._rig.loading(each)) for each in (job, meanwhile) if each]
             with CpuWatch(engine=[self._rig.engine.pid]) as cpu:
-                outcome = await go()
+                outcome, *others = await asyncio.gather(*(each() for each in go))
         transactions = metrics_page.by("result", TRANSACTIONS, *self._ports)
         transactions.subtract(before)
         self.wrong += wrong(outcome, f"burst of {count}", self._taken)
-        return Burst(outcome, transactions, cpu.used_s["engine"] / outcome.seconds if outcome.seconds else 0.0)
+        busy = cpu.used_s["engine"] / outcome.seconds if outcome.seconds else 0.0
+        return Burst(outcome, transactions, busy, next(iter(others), None))
 
 
 def _add(table: Table, students: int, processes: int, bursts: list[Burst]) -> None:

@@ -1,5 +1,6 @@
 """One route under load, block by block: its pool is filled before each, its answers are checked after."""
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, Self
@@ -53,9 +54,11 @@ class Block:
 class Lane:
     """A route with a table of its own."""
 
-    def __init__(self, rig: Rig, served: Served, table_name: str) -> None:
+    def __init__(self, rig: Rig, served: Served, table_name: str, *, settle_s: float = 0.0) -> None:
+        """`settle_s`: so long after the last answer processor time still counts, for what is done behind it."""
         self._rig = rig
         self._table = table_name
+        self._settle_s = settle_s
         self._filled = 0
         self._used = 0
         self._blocks = 0
@@ -70,6 +73,13 @@ class Lane:
         table_name = await rig.table()
         start = rig.api if route == "broker" else rig.bare
         return cls(rig, await start(table_name, store=store, shards=SHARDS), table_name)
+
+    @classmethod
+    async def of_broker(cls, rig: Rig, settings: dict[str, str], *, settle_s: float) -> Self:
+        """The broker with settings of its own, on the engine itself."""
+        table_name = await rig.table()
+        served = await rig.api(table_name, store=rig.engine.url, shards=SHARDS, **settings)
+        return cls(rig, served, table_name, settle_s=settle_s)
 
     @property
     def working_pid(self) -> int:
@@ -100,6 +110,7 @@ class Lane:
         async with self._rig.loading(job) as go:
             with CpuWatch(route=[self.served.pid], engine=[self._rig.engine.pid]) as cpu:
                 outcome = await go()
+                await asyncio.sleep(self._settle_s)
         block = Block(outcome, cpu.used_s["route"], cpu.used_s["engine"])
         self._used += block.allocated
         self.wrong += wrong(outcome, self.served.name, self._taken)

@@ -48,13 +48,13 @@ async def _measure(size: int, *, shards: int) -> tuple[float, ...]:
         table_name = await rig.table()
         provider = await rig.provider(size)
         worker = await rig.worker(table_name, store=rig.engine.url, provider=provider, shards=shards, **SETTINGS)
-        first = await _until_synced(worker, 1)
-        both = await _until_synced(worker, 2)
+        first = await until_synced(worker, 1)
+        both = await until_synced(worker, 2)
         second = (after - before for after, before in zip(both, first, strict=True))
         return *first, *second, memory_mb(worker.pid, peak=True)
 
 
-async def _until_synced(worker: Served, number: int) -> tuple[float, float]:
+async def until_synced(worker: Served, number: int) -> tuple[float, float]:
     """Wait for that many syncs; the seconds and transactions of all of them."""
     await until(lambda: metrics_page.value(worker.port, RUNS, duty="sync", outcome="ok") >= number)
     seconds = metrics_page.value(worker.port, "worker_job_seconds_sum", duty="sync")

@@ -41,7 +41,9 @@ class Job:
 
 @dataclass(slots=True)
 class Outcome:
-    """What became of it. `latencies_s`, `ended_s` (from the start), `statuses` and `kept` stand in one order."""
+    """What became of it. `latencies_s`, `ended_s` (from the start), `statuses`, `kept` and `numbers` (each
+    request's {n}) stand in one order.
+    """
 
     asked: int = 0
     unsent: int = 0  # arrived, and found no connection in time
@@ -50,6 +52,7 @@ class Outcome:
     ended_s: list[float] = field(default_factory=list)
     statuses: list[int] = field(default_factory=list)
     kept: list[Any] = field(default_factory=list)
+    numbers: list[int] = field(default_factory=list)  # where something is kept
     seconds: float = 0.0  # from the start to the last answer
     cpu_s: float = 0.0  # of the generator itself
     lag_s: float = 0.0  # how late it sent a request for which a connection was free, at the worst
@@ -74,6 +77,7 @@ class Connection(asyncio.Protocol):
         self._body_at = 0
         self._transport: asyncio.Transport | None = None
         self.began_s = 0.0
+        self.number = 0  # of its request
         self.busy = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -190,6 +194,7 @@ class Load:
     def _ask(self, connection: Connection, began_s: float) -> None:
         self.outcome.asked += 1
         self._in_flight += 1
+        connection.number = self._job.first + self._next
         connection.send(self._request(), began_s)
 
     def _ask_again(self, connection: Connection) -> None:
@@ -224,6 +229,7 @@ class Load:
         outcome.statuses.append(status)
         if self._job.keep is not None:
             self._bodies.append(body)
+            outcome.numbers.append(connection.number)
         self._in_flight -= 1
         if self._job.arrivals is None:
             self._ask_again(connection)

@@ -1,6 +1,8 @@
 """Pools filled exactly: so many sandboxes, numbered, as sync would have written them."""
 
 import asyncio
+from collections.abc import Iterable
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from broker.sandbox import Sandbox, State
@@ -42,13 +44,18 @@ def names(table_name: str) -> table.Table:
 async def fill(
     dynamodb: "DynamoDBClient", table_name: str, first: int, last: int, *, shards: int, tenant: str = TENANT
 ) -> None:
-    """Write the sandboxes first..last (without `last`), 25 to a batch, a few batches at a time."""
-    starts = iter(range(first, last, BATCH))
+    """Write the available sandboxes first..last (without `last`)."""
+    rows = (a_row(number, tenant=tenant) for number in range(first, last))
+    await put(dynamodb, table_name, rows, shards=shards)
+
+
+async def put(dynamodb: "DynamoDBClient", table_name: str, rows: Iterable[Sandbox], *, shards: int) -> None:
+    """Write these sandboxes as they are, 25 to a batch, a few batches at a time."""
+    left = iter(rows)
 
     async def lane() -> None:
-        for start in starts:
-            rows = (a_row(number, tenant=tenant) for number in range(start, min(start + BATCH, last)))
-            puts = [{"PutRequest": {"Item": table.sandbox_item(row, shards)}} for row in rows]
+        while batch := list(islice(left, BATCH)):
+            puts = [{"PutRequest": {"Item": table.sandbox_item(row, shards)}} for row in batch]
             await dynamodb.batch_write_item(RequestItems={table_name: puts})  # type: ignore[dict-item]
 
     await asyncio.gather(*(lane() for _ in range(LANES)))

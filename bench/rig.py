@@ -62,6 +62,13 @@ def allocate_as(students: str) -> str:
     return ALLOCATE.replace("{student}", students)
 
 
+RELEASE: Final = (
+    "POST /v1/sandboxes/{sandbox}/mark-for-deletion HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 0\r\n"
+    f"Authorization: Bearer {API_TOKEN}\r\nX-Instruqt-Sandbox-ID: {{student}}\r\n\r\n"
+)
+"""The load fills in which sandbox and whose, from its job's `values`."""
+
+
 class RigFailed(Exception):
     """A part did not start, or ended; the text is one sentence for a person."""
 
@@ -88,7 +95,7 @@ class Rig:
     """Starts parts and ends them all. What they say goes to files, as reading it would cost time."""
 
     def __init__(self, directory: Path, dynamodb_of: "Callable[[str], Awaitable[DynamoDBClient]]") -> None:
-        self._directory = directory
+        self.directory = directory
         self._children = Children(lambda _, __: None)
         self._dynamodb_of = dynamodb_of
         self._numbers = count(1)
@@ -112,7 +119,7 @@ class Rig:
         Raises:
             RigFailed: it ended, or was not ready in time.
         """
-        log = self._directory / f"{name}-{next(self._numbers)}.log"
+        log = self.directory / f"{name}-{next(self._numbers)}.log"
         with log.open("wb") as output:
             child = await self._children.start(name, command, environment, output=output)
         began = time.monotonic()
@@ -278,7 +285,7 @@ async def open_rig() -> AsyncIterator[Rig]:
             await rig.close()
 
 
-async def until(happened: Callable[[], bool], *, within_s: float = 3600) -> None:
+async def until(happened: Callable[[], bool], *, within_s: float = 3600, every_s: float = 0.1) -> None:
     """Look again and again, in a thread, until it has happened.
 
     Raises:
@@ -288,7 +295,22 @@ async def until(happened: Callable[[], bool], *, within_s: float = 3600) -> None
     while not await asyncio.to_thread(happened):
         if time.monotonic() > ends_at:
             raise RigFailed(f"nothing happened within {within_s:.0f} s")
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(every_s)
+
+
+async def leads(worker: Served) -> Served:
+    """Wait until the worker leads."""
+    await until(lambda: _phase(worker.port) == "leading", within_s=START_S, every_s=0.02)
+    return worker
+
+
+def _phase(port: int) -> str:
+    """What a worker says that it is at."""
+    try:
+        with urlopen(f"http://127.0.0.1:{port}/readyz", timeout=2) as answer:
+            return str(json.load(answer)["status"])
+    except OSError:  # not listening, or 503 while it boots
+        return ""
 
 
 def ready(port: int) -> bool:

@@ -23,3 +23,16 @@ def median(values: Sequence[float]) -> float:
     if not ordered:
         return math.nan
     return ordered[middle] if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) / 2
+
+
+def slope(x: Sequence[float], y: Sequence[float]) -> float:
+    """Of the line through these points that is nearest to them (least squares); nan where there is none.
+
+    >>> slope([0, 1, 2, 3], [5, 7, 9, 11])
+    2.0
+    """
+    if len(set(x)) < 2:
+        return math.nan
+    mean_x, mean_y = sum(x) / len(x), sum(y) / len(y)
+    risen = sum((a - mean_x) * (b - mean_y) for a, b in zip(x, y, strict=True))
+    return risen / sum((a - mean_x) ** 2 for a in x)

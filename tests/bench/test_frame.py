@@ -70,7 +70,7 @@ def test_an_unknown_bench_is_refused_and_the_known_are_named(capsys: pytest.Capt
         main(["througput"])
     assert ended.value.code == 2
     assert "no bench is called througput" in (said := capsys.readouterr().err)
-    assert "throughput, burst, units" in said
+    assert "throughput, burst, scrape" in said
 
 
 @pytest.mark.timeout(300)

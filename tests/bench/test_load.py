@@ -148,3 +148,15 @@ async def test_an_answer_in_pieces_is_one_answer() -> None:
     async with answering(long) as server:
         outcome = await outcome_of(server, count=2, keep="path")
     assert [len(path) for path in outcome.kept] == [300_000, 300_000]
+
+
+async def test_what_is_kept_of_an_answer_stands_beside_the_number_of_its_request() -> None:
+    async def later_the_earlier(line: bytes) -> bytes:
+        await asyncio.sleep(0.03 * (3 - int(line.split()[1][1:]) % 3))
+        return await number_of(line)
+
+    async with answering(later_the_earlier) as server:
+        outcome = await outcome_of(server, connections=3, first=6, count=3, keep="path")
+    assert outcome.kept == [f"/{number}" for number in outcome.numbers]
+    assert sorted(outcome.numbers) == [6, 7, 8]
+    assert outcome.numbers != [6, 7, 8]
