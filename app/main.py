@@ -28,6 +28,7 @@ from app.job_desk import JobDesk
 from app.key_desk import KeyDesk
 from app.key_ring import KeyRing
 from app.limits import RateLimitMiddleware, RateLimits
+from app.metrics_page import MetricsPage
 from app.middleware import AdminAlias, Crashes, Deadlines, InputLimits, RequestContext
 from app.openapi import DocumentedApi
 from app.pool_gauges import PoolGauges
@@ -97,6 +98,7 @@ def create_app(
     )
     app.state.settings = settings
     app.state.metrics = metrics
+    app.state.metrics_page = MetricsPage(metrics.registry)
     app.state.readiness = Readiness()
     app.state.guard = Guard(settings.process, table_name=settings.table_name)
     app.state.parts = None

@@ -6,7 +6,7 @@ from typing import Annotated
 import fastapi_offline
 from fastapi import APIRouter, Depends, HTTPException, Request, Response
 from fastapi.responses import FileResponse, HTMLResponse, PlainTextResponse
-from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from app.deps import Settings, readiness_of
 from app.openapi import probe_answers
@@ -69,7 +69,7 @@ async def readyz(readiness: Annotated[Readiness, Depends(readiness_of)], respons
 async def metrics(request: Request) -> Response:
     if (parts := request.app.state.parts) is not None:
         await parts.gauges.refresh()
-    return Response(generate_latest(request.app.state.metrics.registry), media_type=CONTENT_TYPE_LATEST)
+    return Response(await request.app.state.metrics_page.text(), media_type=CONTENT_TYPE_LATEST)
 
 
 meta = APIRouter(tags=["operations"])

@@ -176,7 +176,7 @@ async def test_each_process_reads_once(proxy: StoreProxy, table_name: str) -> No
     async with an_api(proxy.url, table_name) as one, an_api(proxy.url, table_name) as other:
         proxy.counts.reset()
         await asyncio.gather(*(api.http.get("/metrics") for api in (one, other) for _ in range(20)))
-    assert dict(proxy.counts.calls) == {"Query:StatusIndex": 2, "BatchGetItem": 2}
+        assert dict(proxy.counts.calls) == {"Query:StatusIndex": 2, "BatchGetItem": 2}
 
 
 async def test_after_a_minute_the_next_scrape_reads_again(proxied: Api, proxy: StoreProxy) -> None:
