@@ -24,13 +24,15 @@ from typing import Final
 import aioboto3
 import httpx
 
+from broker.action import Action
 from broker.metrics import Metrics
 from broker.sandbox import Sandbox, State
 from broker.settings import CoreSettings
 from broker.store.client import StoreClient
+from broker.store.door import SdkDoor, client_config
 from broker.store.events import Cause
 from broker.store.schema import claim_table, create_table
-from broker.wiring import build, client_config, table_of
+from broker.wiring import build, table_of
 from local.engine import ROOT, engine, free_port
 
 ALLOCATIONS: Final = 60
@@ -114,10 +116,10 @@ async def fill(settings: CoreSettings, count: int) -> None:
     ) as dynamodb:
         table, metrics = table_of(settings), Metrics()
         await create_table(dynamodb, table)
-        client = StoreClient(dynamodb, table, timeout_s=10, connections=16, metrics=metrics)
+        client = StoreClient(SdkDoor(dynamodb), table, timeout_s=10, connections=16, metrics=metrics)
         await claim_table(client, now=0)
         core = build(client, metrics, settings, lease_s=3600, max_per_holder=1)
-        cause = Cause(actor="bench", action="bench", request_id="bench")
+        cause = Cause(actor="bench", action=Action.ALLOCATE, request_id="bench")
         for first in range(0, count, 50):
             rows = [
                 Sandbox(

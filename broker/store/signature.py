@@ -16,6 +16,10 @@ _CONTENT: Final = "application/x-amz-json-1.0"
 _VERSION: Final = "DynamoDB_20120810"
 
 
+class CredentialsUseless(OSError):
+    """They have ended, or cannot be sent: a line's end in them would end a header, too."""
+
+
 class Signer:
     """Signs for one host and region. Keeps the day's signing key, which is four of the five hashes."""
 
@@ -28,7 +32,13 @@ class Signer:
         self._signing_key = b""
 
     def head(self, operation: str, body: bytes, keys: ReadOnlyCredentials, *, at: float) -> bytes:
-        """The head of a request for `operation` at `at` (Unix seconds), up to and with the empty line."""
+        """The head of a request for `operation` at `at` (Unix seconds), up to and with the empty line.
+
+        Raises:
+            CredentialsUseless: there are control characters in them.
+        """
+        if not f"{keys.access_key}{keys.token or ''}".isprintable():
+            raise CredentialsUseless("control characters in the access key's id or the session token")
         moment = self._moment_of(int(at))
         target = f"{_VERSION}.{operation}"
         token, names = "", "content-type;host;x-amz-date;x-amz-target"
