@@ -340,7 +340,9 @@ def test_a_zone_that_is_gone_takes_none_of_the_others_along(loop: str) -> None:
     peer = Peer(ANSWER)
 
     async def main() -> None:
-        server = await asyncio.start_server(peer.serve, sock=socket.create_server(("127.0.0.1", 0)))
+        listener = socket.create_server(("127.0.0.1", 0))
+        listener.setblocking(False)
+        server = await asyncio.start_server(peer.serve, sock=listener)
         port = server.sockets[0].getsockname()[1]
         with socket.socket() as hole:
             hole.bind(("127.0.0.2", port))
@@ -349,7 +351,7 @@ def test_a_zone_that_is_gone_takes_none_of_the_others_along(loop: str) -> None:
             for filler in fillers:
                 filler.setblocking(False)
                 filler.connect_ex(("127.0.0.2", port))
-            connections = Connections(host="store.example", port=port, tls=None, connect_timeout_s=20)
+            connections = Connections(host="store.example", port=port, tls=None, connect_timeout_s=10)
             assert (await connections.exchange(REQUEST)).body == b"{}"
             await connections.aclose()
             for filler in fillers:
