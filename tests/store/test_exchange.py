@@ -4,6 +4,7 @@ import asyncio
 import socket
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from typing import Any
 
 import pytest
 import uvloop
@@ -319,19 +320,24 @@ def test_no_connection_in_time_is_told_as_such(loop: str) -> None:
         runner.run(main())
 
 
-class TwoAddresses:
-    """A loop to which every name has two addresses. Nothing answers at the first one: its backlog is full."""
-
-    async def getaddrinfo(self, host: str, port: int, **_: object) -> list[object]:
-        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (end, port)) for end in ("127.0.0.2", "127.0.0.1")]
+ZONES = ("127.0.0.2", "127.0.0.1")
+"""The addresses of `store.example`. Nothing answers at the first one: its backlog is full."""
 
 
-class _Asyncio(TwoAddresses, asyncio.SelectorEventLoop):  # type: ignore[misc]
-    pass
+class _Asyncio(asyncio.SelectorEventLoop):
+    async def getaddrinfo(self, host: Any, port: Any, **kinds: Any) -> list[Any]:
+        found: list[Any] = []
+        for end in ZONES if host == "store.example" else (host,):
+            found += await super().getaddrinfo(end, port, **kinds)
+        return found
 
 
-class _Uvloop(TwoAddresses, uvloop.Loop):  # type: ignore[misc]
-    pass
+class _Uvloop(uvloop.Loop):
+    async def getaddrinfo(self, host: Any, port: Any, **kinds: Any) -> list[Any]:
+        found: list[Any] = []
+        for end in ZONES if host == "store.example" else (host,):
+            found += await super().getaddrinfo(end, port, **kinds)
+        return found
 
 
 @pytest.mark.allow_hosts(["127.0.0.1", "127.0.0.2"])
