@@ -7,6 +7,7 @@ import queue
 import sys
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from contextvars import ContextVar
 from logging.handlers import QueueHandler, QueueListener
 from typing import Any, Final, TextIO
@@ -77,6 +78,12 @@ class _Lines(logging.StreamHandler[TextIO]):
     def flush(self) -> None:
         if self._waiting.empty():
             super().flush()
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """A line that cannot be written leaves nothing behind that could: those before it wait for its flush."""
+        super().handleError(record)
+        with suppress(OSError, ValueError):  # nobody reads any more
+            self.flush()
 
 
 def hide(secrets: Iterable[str]) -> None:

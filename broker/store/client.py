@@ -238,5 +238,5 @@ def _translated(error: ClientError) -> Exception:
 
 
 def _refused(error: ClientError) -> Exception:
-    reasons: list[Any] = error.response.get("CancellationReasons", [])
+    reasons: list[Any] = error.response.get("CancellationReasons") or []
     return TransactionRefused([Reason(r.get("Code") or "None", r.get("Item")) for r in reasons])

@@ -6,11 +6,12 @@ docs/adr/0014-a-leaner-door-to-the-store.md for what that leaves out.
 """
 
 import json
+import os
 import ssl
 import time
 import zlib
 from collections.abc import AsyncIterator, Mapping
-from contextlib import aclosing, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final, Protocol
 from urllib.parse import urlsplit
@@ -18,14 +19,15 @@ from urllib.request import getproxies, proxy_bypass
 
 from aiobotocore.config import AioConfig
 from aiobotocore.credentials import AioCredentials
-from botocore.exceptions import ClientError, NoCredentialsError
+from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
 from botocore.httpsession import get_cert_path
 from pydantic_core import PydanticSerializationError, from_json, to_json
 
+from broker.errors import StoreUnavailable
 from broker.settings import CoreSettings
 from broker.store.allowed import Guard
 from broker.store.exchange import Answer, AnswerBroken, Connections
-from broker.store.signature import Signer
+from broker.store.signature import CredentialsUseless, Signer
 
 if TYPE_CHECKING:
     from types_aiobotocore_dynamodb import DynamoDBClient
@@ -81,7 +83,10 @@ class DirectDoor:
     async def call(self, operation: str, arguments: dict[str, Any]) -> dict[str, Any]:
         name = spelled(operation)
         self._guard.check("dynamodb", name, arguments)
-        keys = await self._credentials.get_frozen_credentials()
+        try:
+            keys = await self._credentials.get_frozen_credentials()
+        except RuntimeError as error:  # the SDK's: new ones came, and they have ended too
+            raise CredentialsUseless(str(error)) from error
         body = _body(arguments)
         head = self._signer.head(name, body, keys, at=time.time())
         return _content(await self._connections.exchange(head + body), name)
@@ -104,26 +109,38 @@ async def open_door(settings: CoreSettings, guard: Guard) -> AsyncIterator[Door]
     """The door that STORE_DOOR names; the SDK's wherever the direct one does not lead to the store.
 
     Raises:
-        NoCredentialsError: the SDK finds none.
+        StoreUnavailable: no credentials, no certificates: what may be there a moment later, as the store may.
     """
+    async with AsyncExitStack() as stack:
+        try:
+            door = await _found(settings, guard, stack)
+        except (BotoCoreError, OSError) as error:
+            raise StoreUnavailable(f"{type(error).__name__}: {error}") from error
+        yield door
+
+
+async def _found(settings: CoreSettings, guard: Guard, stack: AsyncExitStack) -> Door:
     core = guard.core()
-    async with core.create_client(
-        "dynamodb",
-        region_name=settings.region,
-        endpoint_url=settings.endpoint_url,
-        config=client_config(settings),
-    ) as dynamodb:
-        endpoint, region = dynamodb.meta.endpoint_url, dynamodb.meta.region_name
-        if settings.store_door == "sdk" or not leads_there(endpoint):
-            yield SdkDoor(dynamodb)
-            return
+    dynamodb = await stack.enter_async_context(
+        core.create_client(
+            "dynamodb",
+            region_name=settings.region,
+            endpoint_url=settings.endpoint_url,
+            config=client_config(settings),
+        )
+    )
+    endpoint, region = dynamodb.meta.endpoint_url, dynamodb.meta.region_name
+    if settings.store_door == "sdk" or not leads_there(endpoint):
+        return SdkDoor(dynamodb)
+    await stack.aclose()  # it said where to go, which is all that is wanted of it
     credentials = await core.get_credentials()
     if credentials is None:
         raise NoCredentialsError
-    certificates = core.get_config_variable("ca_bundle") or get_cert_path(verify=True)
+    named = core.get_config_variable("ca_bundle") or os.environ.get("REQUESTS_CA_BUNDLE")  # as the SDK has them
     connect_timeout_s = min(CONNECT_S, settings.store_timeout_s)
-    async with aclosing(connections_to(endpoint, certificates, connect_timeout_s=connect_timeout_s)) as to:
-        yield DirectDoor(to, Signer(region=region, host=host_of(endpoint)), credentials, guard)
+    to = connections_to(endpoint, named or get_cert_path(verify=True), connect_timeout_s=connect_timeout_s)
+    await stack.enter_async_context(aclosing(to))
+    return DirectDoor(to, Signer(region=region, host=host_of(endpoint)), credentials, guard)
 
 
 def leads_there(endpoint: str) -> bool:
@@ -138,9 +155,12 @@ def host_of(endpoint: str) -> str:
 
     >>> host_of("https://dynamodb.eu-west-1.amazonaws.com"), host_of("http://127.0.0.1:4566")
     ('dynamodb.eu-west-1.amazonaws.com', '127.0.0.1:4566')
+    >>> host_of("https://[fd00::1]"), host_of("http://[::1]:4566/")
+    ('[fd00::1]', '[::1]:4566')
     """
     url = urlsplit(endpoint)
-    return url.netloc.rpartition("@")[2] if url.port not in (None, _PORTS[url.scheme]) else str(url.hostname)
+    host = f"[{url.hostname}]" if ":" in str(url.hostname) else str(url.hostname)
+    return host if url.port in (None, _PORTS[url.scheme]) else f"{host}:{url.port}"
 
 
 _PORTS: Final = {"http": 80, "https": 443}
@@ -148,7 +168,12 @@ _PORTS: Final = {"http": 80, "https": 443}
 
 def connections_to(endpoint: str, certificates: str | None, *, connect_timeout_s: float) -> Connections:
     url = urlsplit(endpoint)
-    tls = ssl.create_default_context(cafile=certificates) if url.scheme == "https" else None
+    tls = None
+    if url.scheme == "https":
+        try:
+            tls = ssl.create_default_context(cafile=certificates)
+        except OSError as error:
+            raise OSError(f"no certificates in {certificates}: {error}") from error
     return Connections(
         host=str(url.hostname),
         port=url.port or _PORTS[url.scheme],
@@ -172,7 +197,7 @@ def _content(answer: Answer, operation: str) -> dict[str, Any]:
         AnswerBroken: it is not what the store sent, or no JSON.
     """
     checksum = answer.headers.get(b"x-amz-crc32")
-    if checksum is not None and int(checksum) != zlib.crc32(answer.body):
+    if checksum is not None and checksum != b"%d" % zlib.crc32(answer.body):
         raise AnswerBroken("its checksum is another one")
     content = _parsed(answer.body or b"{}")
     if answer.status >= 300:

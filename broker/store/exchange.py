@@ -12,9 +12,12 @@ from dataclasses import dataclass
 from typing import Final, cast
 
 import httptools
+from aiohappyeyeballs import start_connection
 
 IDLE_S: Final = 12.0
 """A connection unused for longer is not trusted: who is at its other end may be about to close it."""
+NEXT_ADDRESS_S: Final = 0.25
+"""A host of several addresses, one a zone: where one has not answered for so long, the next is tried beside it."""
 MAX_ANSWER_BYTES: Final = 32 * 1024 * 1024
 """Twice what DynamoDB answers at the most (BatchGetItem, 16 MB)."""
 
@@ -89,8 +92,12 @@ class Connection(asyncio.Protocol):
             return
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserError as error:
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             self._break(str(error))
+
+    def on_message_begin(self) -> None:
+        if self._waiting is None or self._waiting.done():  # the beginning of one too many
+            self.abort()
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._headers[name.lower()] = value
@@ -181,8 +188,25 @@ class Connections:
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(self._connect_timeout_s):
-                _, connection = await loop.create_connection(Connection, self._host, self._port, ssl=self._tls)
+                connection = await self._connected(loop)
         except TimeoutError:
             raise ConnectTimeout(f"{self._host}:{self._port}") from None
         self._open.add(connection)
+        return connection
+
+    async def _connected(self, loop: asyncio.AbstractEventLoop) -> Connection:
+        """To whichever address answers first: uvloop by itself would wait for the first one alone."""
+        found = await loop.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
+        sock: socket.socket | None = await start_connection(
+            found, happy_eyeballs_delay=NEXT_ADDRESS_S, interleave=1, loop=loop
+        )
+        try:
+            host = self._host if self._tls else None
+            _, connection = await loop.create_connection(
+                Connection, sock=sock, ssl=self._tls, server_hostname=host
+            )
+            sock = None  # it is the transport's
+        finally:
+            if sock is not None:
+                sock.close()
         return connection

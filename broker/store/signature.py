@@ -11,9 +11,17 @@ from typing import Final
 
 from botocore.credentials import ReadOnlyCredentials
 
+from broker.version import VERSION
+
 _ALGORITHM: Final = "AWS4-HMAC-SHA256"
 _CONTENT: Final = "application/x-amz-json-1.0"
 _VERSION: Final = "DynamoDB_20120810"
+_WHO: Final = f"sandbox-broker/{VERSION}"
+"""For who reads CloudTrail; not signed, as the SDK's is not."""
+
+
+class CredentialsUseless(OSError):
+    """They have ended, or cannot be sent: a line's end in them would end a header, too."""
 
 
 class Signer:
@@ -28,7 +36,13 @@ class Signer:
         self._signing_key = b""
 
     def head(self, operation: str, body: bytes, keys: ReadOnlyCredentials, *, at: float) -> bytes:
-        """The head of a request for `operation` at `at` (Unix seconds), up to and with the empty line."""
+        """The head of a request for `operation` at `at` (Unix seconds), up to and with the empty line.
+
+        Raises:
+            CredentialsUseless: there are control characters in them.
+        """
+        if not f"{keys.access_key}{keys.token or ''}".isprintable():
+            raise CredentialsUseless("control characters in the access key's id or the session token")
         moment = self._moment_of(int(at))
         target = f"{_VERSION}.{operation}"
         token, names = "", "content-type;host;x-amz-date;x-amz-target"
@@ -44,6 +58,7 @@ class Signer:
         signature = hmac.digest(self._key_of(keys.secret_key or "", moment[:8]), to_sign.encode(), "sha256").hex()
         return (
             f"POST / HTTP/1.1\r\nhost:{self._host}\r\ncontent-type:{_CONTENT}\r\ncontent-length:{len(body)}\r\n"
+            f"user-agent:{_WHO}\r\n"
             f"x-amz-date:{moment}\r\nx-amz-target:{target}\r\n{token.replace(chr(10), chr(13) + chr(10))}"
             f"authorization:{_ALGORITHM} Credential={keys.access_key}/{scope}, SignedHeaders={names}, "
             f"Signature={signature}\r\n\r\n"

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import ssl
 import time
 import zlib
@@ -15,7 +16,7 @@ from typing import Any
 import pytest
 import uvloop
 from aiohttp import web
-from botocore.exceptions import ClientError, NoCredentialsError
+from botocore.exceptions import ClientError
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -25,7 +26,7 @@ from broker.metrics import Metrics
 from broker.settings import CoreSettings
 from broker.store.allowed import Guard
 from broker.store.client import StoreClient
-from broker.store.door import DirectDoor, Door, SdkDoor, open_door
+from broker.store.door import DirectDoor, Door, SdkDoor, host_of, open_door
 from broker.store.exchange import AnswerBroken
 from broker.wiring import table_of
 from tests.api.service import a_table
@@ -209,9 +210,10 @@ async def test_an_answer_that_is_not_what_the_store_sent_is_no_answer(store: Fak
         store.headers["x-amz-crc32"] = str(zlib.crc32(store.body))
         assert await door.call("get_item", {"TableName": table_name, "Key": KEY}) == {"Item": {}}
 
-        store.headers["x-amz-crc32"] = str(zlib.crc32(b"{}"))
-        with pytest.raises(AnswerBroken):
-            await door.call("get_item", {"TableName": table_name, "Key": KEY})
+        for other in (str(zlib.crc32(b"{}")), "none"):
+            store.headers["x-amz-crc32"] = other
+            with pytest.raises(AnswerBroken):
+                await door.call("get_item", {"TableName": table_name, "Key": KEY})
 
         del store.headers["x-amz-crc32"]
         store.body = b"<html>"
@@ -261,13 +263,65 @@ async def test_a_tasks_credentials_are_taken_and_renewed(
     ]
 
 
-async def test_without_credentials_the_boot_says_so(
-    table_name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({}, "NoCredentialsError"),
+        ({"AWS_PROFILE": "nobody"}, "ProfileNotFound.*nobody"),
+        ({"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_CA_BUNDLE": "/no/ca.pem"}, "/no/ca.pem"),
+    ],
+    ids=["no credentials", "no such profile", "no such certificates"],
+)
+async def test_what_the_way_to_the_store_lacks_is_waited_for_as_the_store_is(
+    changes: dict[str, str], why: str, table_name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    """A machine's credentials may come a moment after its processes: a boot waits, and says what for."""
     forget_keys(monkeypatch, tmp_path)
-    with pytest.raises(NoCredentialsError):
-        async with a_door("direct", "http://127.0.0.1:1", table_name):
+    for name, value in changes.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(StoreUnavailable) as error:
+        async with a_door("direct", "https://127.0.0.1:1", table_name):
             pass
+    assert re.search(why, str(error.value))
+
+
+async def test_credentials_that_came_too_late_are_an_outage(
+    store: FakeStore, table_name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The SDK calls it a RuntimeError, which would be told as a bug of ours."""
+    forget_keys(monkeypatch, tmp_path)
+    async with serving(store.answer) as url, renewing(-60) as (credentials, _):
+        monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", credentials)
+        async with a_door("direct", url, table_name) as door:
+            with pytest.raises(StoreUnavailable, match="CredentialsUseless"):
+                await a_client(door, settings_for(url, table_name)).call("get_item", TableName=table_name, Key=KEY)
+    assert not store.seen
+
+
+@pytest.mark.parametrize("name", ["AWS_ACCESS_KEY_ID", "AWS_SESSION_TOKEN"])
+async def test_credentials_with_the_line_end_of_their_file_are_not_sent(
+    name: str, store: FakeStore, table_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would end a header, and what follows be read as another."""
+    monkeypatch.setenv(name, "a\n")
+    async with serving(store.answer) as url, a_door("direct", url, table_name) as door:
+        with pytest.raises(StoreUnavailable, match="CredentialsUseless"):
+            await a_client(door, settings_for(url, table_name)).call("get_item", TableName=table_name, Key=KEY)
+    assert not store.seen
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "host"),
+    [
+        ("https://dynamodb.eu-west-1.amazonaws.com:443/", "dynamodb.eu-west-1.amazonaws.com"),
+        ("http://127.0.0.1:4566", "127.0.0.1:4566"),
+        ("https://[fd00::1]", "[fd00::1]"),
+        ("http://user:word@[::1]:4566/", "[::1]:4566"),
+    ],
+    ids=["its own port", "another port", "IPv6", "IPv6 with a port"],
+)
+def test_the_host_is_named_as_http_spells_it(endpoint: str, host: str) -> None:
+    assert host_of(endpoint) == host
 
 
 @pytest.mark.parametrize(
@@ -324,19 +378,19 @@ def a_certificate(folder: Path, host: str) -> tuple[str, str]:
 def test_only_the_host_that_was_meant_is_spoken_to(
     host: str, loop: str, table_name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """TLS: by a CA that AWS_CA_BUNDLE names, and for the host's own name."""
+    """TLS: by a CA that a variable names which the SDK knows, too, and for the host's own name."""
     certificate, key = a_certificate(tmp_path, host)
     tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     tls.load_cert_chain(certificate, key)
     store = FakeStore()
 
-    async def main(*, trusting: bool) -> None:
+    async def main(*, trusting: str | None) -> None:
         async with AsyncExitStack() as stack:
             url = await stack.enter_async_context(serving(store.answer, tls))
+            for name in ("AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE"):
+                monkeypatch.delenv(name, raising=False)
             if trusting:
-                monkeypatch.setenv("AWS_CA_BUNDLE", certificate)
-            else:
-                monkeypatch.delenv("AWS_CA_BUNDLE", raising=False)
+                monkeypatch.setenv(trusting, certificate)
             door = await stack.enter_async_context(a_door("direct", url, table_name))
             client = a_client(door, settings_for(url, table_name))
             if trusting and host == "127.0.0.1":
@@ -347,10 +401,10 @@ def test_only_the_host_that_was_meant_is_spoken_to(
                     await client.call("get_item", TableName=table_name, Key=KEY)
 
     factory = uvloop.new_event_loop if loop == "uvloop" else asyncio.new_event_loop
-    for trusting in (True, False):
+    for trusting in ("AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE", None):
         with asyncio.Runner(loop_factory=factory) as runner:
             runner.run(main(trusting=trusting))
-    assert len(store.seen) == (3 if host == "127.0.0.1" else 0)
+    assert len(store.seen) == (6 if host == "127.0.0.1" else 0)
 
 
 async def test_the_body_is_what_was_asked_and_nothing_more(store: FakeStore, table_name: str) -> None:

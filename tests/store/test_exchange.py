@@ -4,6 +4,7 @@ import asyncio
 import socket
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from typing import Any
 
 import pytest
 import uvloop
@@ -227,8 +228,9 @@ def test_the_connection_of_a_request_that_was_given_up_is_used_by_nobody(loop: s
         (ANSWER[:-1], AnswerCutOff),
         (b"SSH-2.0-OpenSSH\r\n\r\n", AnswerBroken),
         (b"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n", AnswerBroken),
+        (b"HTTP/1.1 101 Switching\r\nUpgrade: h2c\r\nConnection: upgrade\r\n\r\n", AnswerBroken),
     ],
-    ids=["nothing", "all but a byte", "another protocol", "a length that is none"],
+    ids=["nothing", "all but a byte", "another protocol", "a length that is none", "a change of protocol"],
 )
 def test_half_an_answer_is_none(loop: str, said: bytes | None, kind: type[Exception]) -> None:
     class Abrupt(Peer):
@@ -261,8 +263,10 @@ def test_an_answer_without_end_is_not_kept_in_memory(loop: str, monkeypatch: pyt
     run(loop, peer, scenario)
 
 
-def test_two_answers_to_one_request_are_one_too_many(loop: str) -> None:
-    peer = Peer(ANSWER + ANSWER.replace(b"{}", b"[]"), ANSWER)
+@pytest.mark.parametrize("end", [None, -2, -len(ANSWER) + 1], ids=["whole", "without its body", "its first byte"])
+def test_two_answers_to_one_request_are_one_too_many(loop: str, end: int | None) -> None:
+    """Were the second one's beginning kept, the next answer would become its body."""
+    peer = Peer(ANSWER + ANSWER.replace(b"{}", b"[]")[:end], ANSWER)
 
     async def scenario(connections: Connections) -> None:
         for _ in range(2):
@@ -314,6 +318,55 @@ def test_no_connection_in_time_is_told_as_such(loop: str) -> None:
 
     with asyncio.Runner(loop_factory=LOOPS[loop]) as runner:
         runner.run(main())
+
+
+ZONES = ("127.0.0.2", "127.0.0.1")
+"""The addresses of `store.example`. Nothing answers at the first one: its backlog is full."""
+
+
+class _Asyncio(asyncio.SelectorEventLoop):
+    async def getaddrinfo(self, host: Any, port: Any, **kinds: Any) -> list[Any]:
+        found: list[Any] = []
+        for end in ZONES if host == "store.example" else (host,):
+            found += await super().getaddrinfo(end, port, **kinds)
+        return found
+
+
+class _Uvloop(uvloop.Loop):
+    async def getaddrinfo(self, host: Any, port: Any, **kinds: Any) -> list[Any]:
+        found: list[Any] = []
+        for end in ZONES if host == "store.example" else (host,):
+            found += await super().getaddrinfo(end, port, **kinds)
+        return found
+
+
+@pytest.mark.allow_hosts(["127.0.0.1", "127.0.0.2"])
+def test_a_zone_that_is_gone_takes_none_of_the_others_along(loop: str) -> None:
+    """An endpoint in a VPC has an address a zone."""
+    peer = Peer(ANSWER)
+
+    async def main() -> None:
+        listener = socket.create_server(("127.0.0.1", 0))
+        listener.setblocking(False)
+        server = await asyncio.start_server(peer.serve, sock=listener)
+        port = server.sockets[0].getsockname()[1]
+        with socket.socket() as hole:
+            hole.bind(("127.0.0.2", port))
+            hole.listen(0)
+            fillers = [socket.socket() for _ in range(4)]
+            for filler in fillers:
+                filler.setblocking(False)
+                filler.connect_ex(("127.0.0.2", port))
+            connections = Connections(host="store.example", port=port, tls=None, connect_timeout_s=10)
+            assert (await connections.exchange(REQUEST)).body == b"{}"
+            await connections.aclose()
+            for filler in fillers:
+                filler.close()
+        server.close()
+        await peer.closes(1)
+
+    with asyncio.Runner(loop_factory={"asyncio": _Asyncio, "uvloop": _Uvloop}[loop]) as runner:
+        runner.run(asyncio.wait_for(main(), 60))
 
 
 def test_nobody_there_is_told_at_once(loop: str) -> None:

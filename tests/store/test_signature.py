@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from broker.store.signature import Signer
+from broker.version import VERSION
 
 WORDS = st.text("abcXYZ0189/+=-_.", min_size=1, max_size=60)
 NOON = 1_790_000_000.0
@@ -49,6 +50,7 @@ def test_a_request_is_signed_as_the_sdk_signs_it(
 
     assert sent["authorization"] == as_the_sdk_signs(sent, body, keys, region="eu-west-1", host=host, at=at)
     assert sent["content-length"] == str(len(body))
+    assert sent["user-agent"] == f"sandbox-broker/{VERSION}"
     assert sent["x-amz-target"] == f"DynamoDB_20120810.{operation}"
     assert sent.get("x-amz-security-token") == keys.token
 

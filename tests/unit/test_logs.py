@@ -2,6 +2,8 @@
 
 import json
 import logging
+import os
+import select
 import subprocess
 import sys
 from pathlib import Path
@@ -140,3 +142,36 @@ def test_libraries_speak_through_the_same_door_and_not_too_much(process_lines: l
     assert any("look out" in event for event in events)
     for unwanted in ("not shown", "chatter", "access line"):
         assert unwanted not in events
+
+
+WITH_A_BROKEN_LINE = """
+import logging, sys, threading
+from broker import logs
+
+class Late:
+    def __str__(self):
+        all_said.wait()
+        return "late"
+
+all_said = threading.Event()
+logs.configure("api", level="INFO", secrets=[])
+log = logging.getLogger("app")
+log.info("%s", Late())
+log.info("whole")
+log.info("broken %d", "no number")
+all_said.set()
+sys.stdin.read()
+"""
+
+
+def test_a_line_that_cannot_be_written_keeps_back_none_before_it() -> None:
+    """They were to be written out with it, as it was waiting already."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    pipes: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    with subprocess.Popen(
+        [sys.executable, "-c", WITH_A_BROKEN_LINE], cwd=ROOT, env=environment, **pipes
+    ) as process:
+        came, _, _ = select.select([process.stdout], [], [], 30)
+        said = os.read(process.stdout.fileno(), 10_000) if came and process.stdout else b""
+        process.kill()
+    assert [json.loads(line)["event"] for line in said.splitlines()] == ["late", "whole"]
