@@ -42,6 +42,7 @@ locals {
       DDB_SHARDS        = "4"
       LOG_LEVEL         = "INFO"
       STORE_CONNECTIONS = "64"
+      STORE_DOOR        = "direct"
       STORE_TIMEOUT_SEC = "3"
     }
     api = {

@@ -9,13 +9,15 @@ import asyncio
 import socket
 import ssl
 from dataclasses import dataclass
-from typing import Final, cast
+from typing import Any, Final, cast
 
 import httptools
 from aiohappyeyeballs import start_connection
 
 IDLE_S: Final = 12.0
 """A connection unused for longer is not trusted: who is at its other end may be about to close it."""
+ADDRESSES_S: Final = 10.0
+"""A burst that opens many connections at once asks the name server once."""
 NEXT_ADDRESS_S: Final = 0.25
 """A host of several addresses, one a zone: where one has not answered for so long, the next is tried beside it."""
 MAX_ANSWER_BYTES: Final = 32 * 1024 * 1024
@@ -32,6 +34,10 @@ class AnswerCutOff(OSError):
 
 class AnswerBroken(OSError):
     """What came is no answer."""
+
+
+_Addresses = list[tuple[Any, ...]]
+"""As getaddrinfo() tells them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +149,9 @@ class Connections:
         self._connect_timeout_s = connect_timeout_s
         self._idle: list[Connection] = []
         self._open: set[Connection] = set()
+        self._addresses: _Addresses = []
+        self._addresses_until = 0.0
+        self._looking_up = asyncio.Lock()
 
     async def exchange(self, request: bytes) -> Answer:
         """Send a request over a connection that is open, or a new one.
@@ -196,9 +205,8 @@ class Connections:
 
     async def _connected(self, loop: asyncio.AbstractEventLoop) -> Connection:
         """To whichever address answers first: uvloop by itself would wait for the first one alone."""
-        found = await loop.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
         sock: socket.socket | None = await start_connection(
-            found, happy_eyeballs_delay=NEXT_ADDRESS_S, interleave=1, loop=loop
+            await self._looked_up(loop), happy_eyeballs_delay=NEXT_ADDRESS_S, interleave=1, loop=loop
         )
         try:
             host = self._host if self._tls else None
@@ -210,3 +218,10 @@ class Connections:
             if sock is not None:
                 sock.close()
         return connection
+
+    async def _looked_up(self, loop: asyncio.AbstractEventLoop) -> _Addresses:
+        async with self._looking_up:
+            if loop.time() >= self._addresses_until:
+                found = await loop.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
+                self._addresses, self._addresses_until = list(found), loop.time() + ADDRESSES_S
+            return self._addresses

@@ -369,6 +369,30 @@ def test_a_zone_that_is_gone_takes_none_of_the_others_along(loop: str) -> None:
         runner.run(asyncio.wait_for(main(), 60))
 
 
+def test_a_burst_asks_the_name_server_once_and_a_later_one_again(
+    loop: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    peer, lookups = Peer(*[ANSWER] * 16), []
+
+    class Counting(_Asyncio if loop == "asyncio" else _Uvloop):  # type: ignore[misc]
+        async def getaddrinfo(self, host: Any, port: Any, **kinds: Any) -> Any:
+            if host == "store.example":
+                lookups.append(host)
+            return await super().getaddrinfo("127.0.0.1", port, **kinds)
+
+    async def scenario(connections: Connections) -> None:
+        connections._host = "store.example"
+        await asyncio.gather(*(connections.exchange(REQUEST) for _ in range(8)))
+        assert len(lookups) == 1
+        await connections.aclose()
+        connections._addresses_until -= exchange.ADDRESSES_S
+        await asyncio.gather(*(connections.exchange(REQUEST) for _ in range(8)))
+        assert len(lookups) == 2
+
+    monkeypatch.setitem(LOOPS, loop, Counting)
+    run(loop, peer, scenario)
+
+
 def test_nobody_there_is_told_at_once(loop: str) -> None:
     async def scenario(_: Connections) -> None:
         nowhere = Connections(host="127.0.0.1", port=1, tls=None, connect_timeout_s=5)
