@@ -142,11 +142,13 @@ locals {
           says      = "The canary answered over 2 requests in 5 minutes with 5xx. First: bin/canary back (it goes back by itself where it runs); then aws logs tail /${var.name}/api --since 15m --filter-pattern '{ $.status >= 500 }'"
           namespace = "AWS/ApplicationELB", metric = "HTTPCode_Target_5XX_Count", dimensions = local.canary_dimensions
           statistic = "Sum", below = null, above = 2, period_sec = 300, periods = 1, silence = "notBreaching", percentile = null
+          book      = "api-failing"
         }
         "canary-slow" = {
           says      = "One in twenty of the canary's answers took over a second, for 3 minutes. First: bin/canary back (it goes back by itself where it runs); then the dashboard"
           namespace = "AWS/ApplicationELB", metric = "TargetResponseTime", dimensions = local.canary_dimensions
           statistic = null, below = null, above = 1, period_sec = 60, periods = 3, silence = "notBreaching", percentile = "p95"
+          book      = "api-failing"
         }
       } : alarm => what if var.canary_image_tag != null
     },

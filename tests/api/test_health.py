@@ -134,7 +134,7 @@ async def test_meta_shows_version_and_the_whole_configuration_without_secrets(ap
     shown = body["configuration"]
     assert shown["DDB_TABLE_NAME"] == settings.table_name
     assert (shown["LAB_DURATION_HOURS"], shown["AWS_REGION"]) == (4, settings.region)
-    secret = {"BROKER_API_TOKEN", "BROKER_ADMIN_TOKEN", "API_KEY_PEPPER"}
+    secret = {"BROKER_API_TOKEN", "BROKER_ADMIN_TOKEN", "API_KEY_PEPPER", "OTEL_EXPORTER_OTLP_HEADERS"}
     variables = {field.alias for field in type(settings).model_fields.values() if field.alias}
     assert set(shown) == (variables | {"AWS_REGION"}) - secret
     assert set(body["sources"]) == set(shown)

@@ -7,6 +7,7 @@ import pytest
 
 from broker import exits
 from broker.boot import Boot
+from broker.metrics import Metrics
 from broker.sandbox import State
 from local.engine import free_port
 from tests.allocation.students import TENANT, allocate, release
@@ -34,7 +35,7 @@ async def test_a_boot_ends_by_itself_before_it_is_killed_however_long_it_pauses_
     boots.append(Boot(monotonic=lambda: 59.0 if boots and boots[0].unavailable else 0.0))
 
     async with asyncio.timeout(PATIENCE_S):
-        assert await main.run(settings, boots[0]) == exits.UNAVAILABLE
+        assert await main.run(settings, boots[0], Metrics()) == exits.UNAVAILABLE
 
 
 async def test_a_worker_that_is_ready_is_under_no_limit_of_its_boot(
@@ -53,7 +54,7 @@ async def test_a_worker_that_is_ready_is_under_no_limit_of_its_boot(
             BOOT_TIMEOUT_SEC="60",
             CLEANUP_POLL_SEC="0.1",
         )
-        running = asyncio.create_task(main.run(settings, boot := Boot()))
+        running = asyncio.create_task(main.run(settings, boot := Boot(), Metrics()))
 
         async def filled() -> bool:
             return running.done() or await core.sandboxes.count(TENANT, State.AVAILABLE) == 10

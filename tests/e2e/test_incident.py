@@ -5,6 +5,8 @@ import json
 import os
 import sys
 
+import pytest
+
 from tests.e2e.conftest import ROOT
 
 
@@ -18,10 +20,11 @@ async def replayed(*arguments: str) -> tuple[int, str, str]:
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
-    out, err = await asyncio.wait_for(process.communicate(), 110)
+    out, err = await asyncio.wait_for(process.communicate(), 220)
     return process.returncode or 0, out.decode(), err.decode()
 
 
+@pytest.mark.timeout(240)
 async def test_the_storm_ends_with_nothing_stuck_and_nothing_done_by_hand() -> None:
     code, out, err = await replayed("--scale", "60", "--json")
     report = json.loads(out)
