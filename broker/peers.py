@@ -24,6 +24,8 @@ log = logging.getLogger("broker")
 BEAT_S: Final = 5.0
 GONE_S: Final = 16.0
 """Not heard for so long, by this process's clock: three beats and some."""
+GOODBYE_S: Final = 1.0
+"""A store that does not answer holds up no end: the others miss this process soon enough."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +84,9 @@ class Peers:
             beats.cancel()
             with suppress(asyncio.CancelledError):
                 await beats
-            with suppress(BrokerError):
-                await self._presence.leave(self._process)
+            with suppress(BrokerError, TimeoutError):
+                async with asyncio.timeout(GOODBYE_S):
+                    await self._presence.leave(self._process)
 
     async def _beats(self) -> None:
         while True:

@@ -30,7 +30,7 @@ LONG_FILES = (
     "boot/test_boot.py", "e2e/test_workshop.py", "worker/test_crash_points.py", "e2e/test_incident.py",
     "containers/test_images.py", "worker/test_clean.py", "cli/test_with_a_worker.py", "api/test_process.py",
     "e2e/test_operators.py", "worker/test_tenants.py", "monitoring/test_installation.py",
-    "boot/test_supervisor.py",
+    "boot/test_supervisor.py", "bench/test_frame.py",
 )  # fmt: skip
 """Files of half a minute and more, those that compute between those that wait. They come first: a file runs on one
 process, and the last one to begin is the one that everybody waits for."""

@@ -235,6 +235,15 @@ async def test_who_ends_says_goodbye(broker: Broker) -> None:
     assert list(await one.presence.heard()) == ["b"]
 
 
+async def test_no_end_waits_for_a_store_that_is_silent(proxy: StoreProxy, table_name: str) -> None:
+    async with a_broker(proxy.url, table_name, STORE_TIMEOUT_SEC="30") as core:
+        one = Process(core, "a")
+        async with asyncio.timeout(20):  # less than the call's own time
+            async with one.peers.beating():
+                proxy.faults.change({"hang_next": 100, "hang_s": 60})
+        proxy.faults.change({"hang_next": 0})
+
+
 async def test_who_does_not_hear_itself_is_there_all_the_same(
     proxy: StoreProxy, table_name: str, broker: Broker
 ) -> None:
