@@ -67,7 +67,7 @@ class Metrics:
         self.peers = Gauge(
             "broker_api_processes",
             "API processes that share the pools out, as this one has heard: all should say the same.",
-            registry=r,
+            registry=None if of_worker else r,  # a worker takes no part in it, and would say 0
         )
         self.candidate_refills = Counter(
             "broker_candidate_refills_total",

@@ -94,6 +94,8 @@ class Peers:
                 await self.beat()
             except BrokerError as error:
                 log.debug("peers not heard", extra={"why": str(error)})
+            except Exception:  # a hint must not end for good, nor come up again at this process's end
+                log.exception("peers not heard: pools are shared out as they were")
             await asyncio.sleep(BEAT_S)
 
     async def beat(self) -> None:

@@ -98,10 +98,13 @@ def root(
 
 @contextmanager
 def call(
-    within: Span, name: str, facts: Mapping[str, Fact], *, expected: tuple[type[Exception], ...] = ()
-) -> Iterator[Span]:
-    """Around one call of another system. What is `expected` is an answer too: a lost race is no failure."""
-    span = within.begin(name, "client", facts)
+    within: Span | None, name: str, facts: Mapping[str, Fact], *, expected: tuple[type[Exception], ...] = ()
+) -> Iterator[Span | None]:
+    """Around one call of another system; nothing is recorded of it where `within` is not.
+
+    What is `expected` is an answer too: a lost race is no failure.
+    """
+    span = None if within is None else within.begin(name, "client", facts)
     with _running(span, expected=expected):
         yield span
 

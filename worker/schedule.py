@@ -148,9 +148,11 @@ class Schedule:
         run_id = f"{job.name}-{secrets.token_hex(4)}"
         token = request_id.set(run_id)
         facts = {"broker.duty": job.name, "broker.tenant": entry.tenant, "broker.request_id": run_id}
-        with tracing.root(f"duty {job.name}", facts, seldom_worth_it=job.quiet):
-            await self._ran(entry, run_id)
-        request_id.reset(token)
+        try:
+            with tracing.root(f"duty {job.name}", facts, seldom_worth_it=job.quiet):
+                await self._ran(entry, run_id)
+        finally:
+            request_id.reset(token)
 
     async def _ran(self, entry: _Entry, run_id: str) -> None:
         job = entry.job

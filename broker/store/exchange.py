@@ -60,7 +60,7 @@ class Connection(asyncio.Protocol):
         self._waiting: asyncio.Future[Answer] | None = None
         self._headers: dict[bytes, bytes] = {}
         self._body: list[bytes] = []
-        self._body_bytes = 0
+        self._bytes = 0  # of the answer that is coming in, its head and framing too
 
     async def exchange(self, request: bytes) -> Answer:
         """Send the request, wait for its whole answer. Where there is none, abort() is the caller's.
@@ -96,6 +96,10 @@ class Connection(asyncio.Protocol):
         if self._waiting is None:  # an answer that nobody asked for would be taken for the next one's
             self.abort()
             return
+        self._bytes += len(data)
+        if self._bytes > MAX_ANSWER_BYTES:
+            self._break(f"over {MAX_ANSWER_BYTES} bytes")
+            return
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
@@ -110,25 +114,19 @@ class Connection(asyncio.Protocol):
 
     def on_body(self, body: bytes) -> None:
         self._body.append(body)
-        self._body_bytes += len(body)
-        if self._body_bytes > MAX_ANSWER_BYTES:
-            self._break(f"over {MAX_ANSWER_BYTES} bytes")
 
     def on_message_complete(self) -> None:
         status = self._parser.get_status_code()
         if status < 200:  # an interim answer: the real one follows
-            self._begin_anew()
+            self._headers, self._body = {}, []
             return
         answer = Answer(status, self._headers, b"".join(self._body))
         self.is_open = self.is_open and self._parser.should_keep_alive()
-        self._begin_anew()
+        self._headers, self._body, self._bytes = {}, [], 0
         if self._waiting is None or self._waiting.done():  # a second one at once
             self.abort()
         else:
             self._waiting.set_result(answer)
-
-    def _begin_anew(self) -> None:
-        self._headers, self._body, self._body_bytes = {}, [], 0
 
     def _break(self, why: str) -> None:
         self._fail(AnswerBroken(why))
@@ -152,6 +150,7 @@ class Connections:
         self._addresses: _Addresses = []
         self._addresses_until = 0.0
         self._looking_up = asyncio.Lock()
+        self._closed = False
 
     async def exchange(self, request: bytes) -> Answer:
         """Send a request over a connection that is open, or a new one.
@@ -173,7 +172,8 @@ class Connections:
         return answer
 
     async def aclose(self) -> None:
-        """Close all, whoever waits for an answer; after this the sockets are closed."""
+        """Close all, whoever waits for an answer; after this the sockets are closed, and none is opened."""
+        self._closed = True
         self._idle.clear()
         for connection in tuple(self._open):
             self._drop(connection)
@@ -200,6 +200,9 @@ class Connections:
                 connection = await self._connected(loop)
         except TimeoutError:
             raise ConnectTimeout(f"{self._host}:{self._port}") from None
+        if self._closed:
+            connection.abort()
+            raise AnswerCutOff("closed while it was being opened")
         self._open.add(connection)
         return connection
 

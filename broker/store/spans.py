@@ -12,7 +12,7 @@ SYSTEM: Final = "aws.dynamodb"
 
 def store_call(
     within: Span, operation: str, table_name: str, *, expected: tuple[type[Exception], ...]
-) -> AbstractContextManager[Span]:
+) -> AbstractContextManager[Span | None]:
     """Around one call. No key and no value of an item is told."""
     name = spelled(operation)
     facts = {"db.system.name": SYSTEM, "db.operation.name": name, "db.collection.name": table_name}

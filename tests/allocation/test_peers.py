@@ -3,15 +3,20 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
 import pytest
+from botocore.exceptions import ClientError
 from hypothesis import given
 from hypothesis import strategies as st
+from prometheus_client import generate_latest
 
+from broker import peers
 from broker.candidates import PEERS_FRESH_S
 from broker.errors import NoSandboxAvailable, StoreUnavailable
+from broker.metrics import Metrics
 from broker.peers import GONE_S, Peers, Share
 from broker.sandbox import State
 from broker.store.presence import Presence
@@ -24,6 +29,7 @@ from tests.audit import audit
 from tests.builders import NOW, TEST_CAUSE, a_sandbox
 from tests.conftest import a_broker
 from tests.store.conftest import Clock
+from tests.upgrade.old_table import an_old_table
 
 SHARDS = 4
 
@@ -233,6 +239,33 @@ async def test_who_ends_says_goodbye(broker: Broker) -> None:
             while one.peers.share != Share(0, 2):  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
     assert list(await one.presence.heard()) == ["b"]
+
+
+async def test_what_nobody_foresaw_ends_neither_the_hearing_nor_the_end(
+    broker: Broker, ministack: str, table_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A table with other keys: the store calls it invalid, which is no outage."""
+    monkeypatch.setattr(peers, "BEAT_S", 0.05)
+    one, two = Process(broker, "a"), Process(broker, "b")
+    await two.later(0)
+    async with an_old_table(ministack, f"{table_name}-old") as old:
+        ours, broker.client.table = broker.client.table, replace(broker.client.table, name=old.name)
+        with pytest.raises(ClientError):
+            await one.peers.beat()
+        async with one.peers.beating():
+            await asyncio.sleep(0.2)  # some beats, each of them in vain
+            broker.client.table = ours
+            async with asyncio.timeout(10):
+                while one.peers.share != Share(0, 2):  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
+
+
+def test_a_worker_shows_no_number_of_what_it_takes_no_part_in() -> None:
+    shown = {worker: generate_latest(Metrics(of_worker=worker).registry) for worker in (False, True)}
+    assert {worker: b"broker_api_processes" in page for worker, page in shown.items()} == {
+        False: True,
+        True: False,
+    }
 
 
 async def test_no_end_waits_for_a_store_that_is_silent(proxy: StoreProxy, table_name: str) -> None:

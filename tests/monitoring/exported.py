@@ -20,6 +20,7 @@ _HISTOGRAM = ("_bucket", "_sum", "_count")
 def registry() -> CollectorRegistry:
     """With everything that API and worker put into theirs; nothing of it asks a store."""
     metrics = Metrics()
+    metrics.registry.register(metrics.peers)  # the one that only an API shows
     PoolGauges(cast("Any", None), cast("Any", None), metrics, tenant="acme")
     return metrics.registry
 

@@ -86,7 +86,8 @@ def run(loop: str, peer: Peer, scenario: Callable[[Connections], Awaitable[None]
 pytestmark = pytest.mark.parametrize("loop", sorted(LOOPS))
 
 
-def test_a_connection_serves_one_request_after_another(loop: str) -> None:
+def test_a_connection_serves_one_request_after_another(loop: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exchange, "MAX_ANSWER_BYTES", 2 * len(ANSWER))  # the bound is each one's own
     peer = Peer(ANSWER, ANSWER, ANSWER)
 
     async def scenario(connections: Connections) -> None:
@@ -252,9 +253,19 @@ def test_half_an_answer_is_none(loop: str, said: bytes | None, kind: type[Except
     assert peer.connections == 2
 
 
-def test_an_answer_without_end_is_not_kept_in_memory(loop: str, monkeypatch: pytest.MonkeyPatch) -> None:
+ENDLESS = {
+    "a body": b"HTTP/1.1 200 OK\r\nContent-Length: 1001\r\n\r\n" + b"x" * 1001,
+    "a head": b"HTTP/1.1 200 OK\r\n" + b"X-More: x\r\n" * 100,
+    "interim answers": b"HTTP/1.1 100 Continue\r\n\r\n" * 50,
+}
+
+
+@pytest.mark.parametrize("said", sorted(ENDLESS))
+def test_an_answer_without_end_is_not_kept_in_memory(
+    loop: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(exchange, "MAX_ANSWER_BYTES", 1000)
-    peer = Peer(b"HTTP/1.1 200 OK\r\nContent-Length: 1001\r\n\r\n" + b"x" * 1001)
+    peer = Peer(ENDLESS[said])
 
     async def scenario(connections: Connections) -> None:
         with pytest.raises(AnswerBroken, match="1000 bytes"):
@@ -384,13 +395,44 @@ def test_a_burst_asks_the_name_server_once_and_a_later_one_again(
         connections._host = "store.example"
         await asyncio.gather(*(connections.exchange(REQUEST) for _ in range(8)))
         assert len(lookups) == 1
-        await connections.aclose()
+        monkeypatch.setattr(exchange, "IDLE_S", -1.0)  # none of those is used again
         connections._addresses_until -= exchange.ADDRESSES_S
         await asyncio.gather(*(connections.exchange(REQUEST) for _ in range(8)))
         assert len(lookups) == 2
 
     monkeypatch.setitem(LOOPS, loop, Counting)
     run(loop, peer, scenario)
+
+
+def test_a_connection_that_comes_after_the_end_sends_nothing(loop: str) -> None:
+    """The process ends while a call waits for its connection."""
+    peer = Peer(ANSWER)
+
+    class Slow(_Asyncio if loop == "asyncio" else _Uvloop):  # type: ignore[misc]
+        async def getaddrinfo(self, host: Any, port: Any, **kinds: Any) -> Any:
+            asked.set()
+            await ended.wait()
+            return await super().getaddrinfo(host, port, **kinds)
+
+    async def main() -> None:
+        listener = socket.create_server(("127.0.0.1", 0))
+        listener.setblocking(False)
+        server = await asyncio.start_server(peer.serve, sock=listener)
+        port = server.sockets[0].getsockname()[1]
+        connections = Connections(host="127.0.0.1", port=port, tls=None, connect_timeout_s=10)
+        late = asyncio.create_task(connections.exchange(REQUEST))
+        await asked.wait()
+        await connections.aclose()
+        ended.set()
+        with pytest.raises(AnswerCutOff):
+            await late
+        server.close()
+        await peer.closes(peer.connections)
+
+    asked, ended = asyncio.Event(), asyncio.Event()
+    with asyncio.Runner(loop_factory=Slow) as runner:
+        runner.run(asyncio.wait_for(main(), 60))
+    assert peer.requests == []
 
 
 def test_nobody_there_is_told_at_once(loop: str) -> None:

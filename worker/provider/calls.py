@@ -75,43 +75,28 @@ class Calls:
         Raises:
             ProviderError: no expected answer, or a page for people in place of one.
         """
-        answering = self._call(name, method, path, expected, deadline_s, max_bytes, headers, arguments)
-        if (span := tracing.current.get()) is None:
-            return await answering
         facts = {
             "http.request.method": method,
             "server.address": self._http.base_url.host,
             "broker.tenant": self._tenant,
         }
-        with tracing.call(span, f"provider {name}", facts) as called:  # neither path nor headers nor query
-            answer = await answering
-            called.note({"http.response.status_code": answer.status})
-            return answer
-
-    async def _call(
-        self,
-        name: str,
-        method: str,
-        path: str,
-        expected: Collection[int],
-        deadline_s: float,
-        max_bytes: int,
-        headers: dict[str, str],
-        arguments: dict[str, Any],
-    ) -> Answer:
         began = time.perf_counter()
-        try:
-            async with asyncio.timeout(deadline_s):
-                return await self._answer(method, path, expected, deadline_s, max_bytes, headers, arguments)
-        except (TimeoutError, httpx.TimeoutException) as error:
-            raise ProviderError("TIMEOUT", type(error).__name__) from error
-        except (httpx.InvalidURL, UnicodeError) as error:  # a host's name that the client cannot encode
-            raise ProviderError("BASE_URL_UNUSABLE", type(error).__name__) from error
-        except (httpx.HTTPError, OSError) as error:  # a TLS error in the middle of a body comes as it is
-            raise ProviderError(_trouble(error), type(error).__name__) from error
-        finally:
-            self._metrics.provider_calls.labels(self._tenant, name).inc()
-            self._metrics.provider_s.labels(name).observe(time.perf_counter() - began)
+        with tracing.call(tracing.current.get(), f"provider {name}", facts) as span:  # neither path nor headers
+            try:
+                async with asyncio.timeout(deadline_s):
+                    answer = await self._answer(method, path, expected, deadline_s, max_bytes, headers, arguments)
+            except (TimeoutError, httpx.TimeoutException) as error:
+                raise ProviderError("TIMEOUT", type(error).__name__) from error
+            except (httpx.InvalidURL, UnicodeError) as error:  # a host's name that the client cannot encode
+                raise ProviderError("BASE_URL_UNUSABLE", type(error).__name__) from error
+            except (httpx.HTTPError, OSError) as error:  # a TLS error in the middle of a body comes as it is
+                raise ProviderError(_trouble(error), type(error).__name__) from error
+            finally:
+                self._metrics.provider_calls.labels(self._tenant, name).inc()
+                self._metrics.provider_s.labels(name).observe(time.perf_counter() - began)
+            if span is not None:
+                span.note({"http.response.status_code": answer.status})
+            return answer
 
     async def _answer(
         self,
