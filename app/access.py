@@ -2,12 +2,11 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Final
+from typing import Final
 
-from fastapi import Depends, FastAPI, Request
+from fastapi import FastAPI, Request
 from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute, RouteContext, iter_route_contexts
-from fastapi.security import HTTPBearer
 
 from app.auth import Credential
 from broker.errors import BrokerError, InvalidInput, PlatformOnly, RoleMissing, Unauthenticated
@@ -93,11 +92,6 @@ ROUTES: Final[Mapping[tuple[str, str], Access]] = {
 TENANT: Final = "tenant"
 """The parameter by which another tenant is named."""
 
-bearer = HTTPBearer(
-    auto_error=False,
-    description="BROKER_API_TOKEN for tracks, BROKER_ADMIN_TOKEN for /v1/admin, or an API key of the role.",
-)
-
 
 async def admitted(request: Request) -> None:
     """The one check, before anything else of a route: a dependency of the whole app.
@@ -176,8 +170,8 @@ def _query_of(dependant: Dependant) -> Iterator[str]:
         yield from _query_of(inner)
 
 
-async def caller_of(request: Request, _: Annotated[object, Depends(bearer)]) -> Credential:
-    """Hands the credential over; `admitted` has let it in. The bearer is for the document alone.
+async def caller_of(request: Request) -> Credential:
+    """Hands the credential over; `admitted` has let it in.
 
     Raises:
         Unauthenticated: on a route that is open to everybody, nobody is known.

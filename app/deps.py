@@ -1,4 +1,9 @@
-"""What routes ask for: the caller, the student, the wish, and the parts of this process."""
+"""What routes ask for: the caller, the student, the wish, and the parts of this process.
+
+All of them take the request alone, or what they name as Depends. The routes that two hundred students call in one
+second call the former themselves: FastAPI's way to five declared headers and their dependencies costs as much
+processor time as the allocation's own logic (ADR 17).
+"""
 
 import asyncio
 import json
@@ -8,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, TypeVar
 
-from fastapi import Depends, Header, Path, Query, Request
+from fastapi import Depends, Path, Query, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ValidationError
 
@@ -16,6 +21,7 @@ from app.access import caller_of
 from app.audit import Audit
 from app.auth import Credential
 from app.dead_letters import DeadLetters
+from app.headers import KEY, PREFIX, TRACK, student_of
 from app.inventory import Inventory
 from app.job_desk import JobDesk
 from app.key_desk import KeyDesk
@@ -75,51 +81,26 @@ async def parts_of(request: Request) -> Parts:
     return parts
 
 
-def _id_header(alias: str, text: str, example: str) -> object:
-    # The bounds are documented here and enforced for every route by the InputLimits middleware.
-    return Header(alias=alias, description=text, examples=[example], json_schema_extra={"pattern": ID_PATTERN})
-
-
-async def holder_of(
-    student: Annotated[
-        str | None,
-        _id_header("X-Instruqt-Sandbox-ID", "Names the student. Wins over X-Track-ID.", "ins-4711"),
-    ] = None,
-    legacy_student: Annotated[
-        str | None, _id_header("X-Track-ID", "Names the student; the older header.", "trk-4711")
-    ] = None,
-) -> str:
+async def holder_of(request: Request) -> str:
     """Who the student is.
 
     Raises:
         MissingSandboxId: neither header was sent.
     """
-    holder = (student or "").strip() or (legacy_student or "").strip()
-    if not holder:
+    if (holder := student_of(request.scope)) is None:
         raise MissingSandboxId
     return holder
 
 
-async def wish_of(
-    holder: Annotated[str, Depends(holder_of)],
-    prefix: Annotated[
-        str | None,
-        _id_header("X-Sandbox-Name-Prefix", "Only a sandbox whose name begins so.", "lab-adventure-"),
-    ] = None,
-    track: Annotated[
-        str | None, _id_header("X-Instruqt-Track-ID", "The lab, for the operators' lists.", "kubernetes-101")
-    ] = None,
-    key: Annotated[
-        str | None,
-        _id_header("Idempotency-Key", "A further sandbox of the same student, once per key.", "second-vm"),
-    ] = None,
-) -> Wish:
-    return Wish(
-        holder=holder,
-        key=(key or "").strip() or None,
-        prefix=(prefix or "").strip(),
-        track=(track or "").strip() or None,
-    )
+async def wish_of(request: Request) -> Wish:
+    """What an allocation asks for.
+
+    Raises:
+        MissingSandboxId: it does not say for whom.
+    """
+    scope = request.scope
+    holder = await holder_of(request)
+    return Wish(holder=holder, key=KEY.of(scope), prefix=PREFIX.of(scope) or "", track=TRACK.of(scope))
 
 
 def cause_of(request: Request, credential: Credential, action: Action, *, reason: str | None = None) -> Cause:
@@ -190,14 +171,15 @@ async def json_or_nothing(request: Request) -> Any:
         raise InvalidInput("body", "is not valid JSON; this route needs none") from None
 
 
-async def release_of(request: Request, sent: Annotated[Any, Depends(json_or_nothing)]) -> ReleaseIn:
+async def release_of(request: Request) -> ReleaseIn:
     """What a release says of itself: nothing, where none or other JSON was sent.
 
     Raises:
-        InvalidInput: it means to name a generation, and does not: ignored, it would release a later allocation.
+        InvalidInput: it is no JSON; or it means to name a generation, and does not: ignored, it would release a
+            later allocation.
         RequestValidationError: its generation is none.
     """
-    if sent:
+    if sent := await json_or_nothing(request):
         _names_a_generation_well(json.loads(await request.body(), object_pairs_hook=_Members))
     with _named_as_body(ReleaseIn):
         return ReleaseIn.model_validate(sent if isinstance(sent, dict) else {})
@@ -248,8 +230,6 @@ def body_of(model: type[Body]) -> Any:
 
 
 Holder = Annotated[str, Depends(holder_of)]
-ReleaseSaid = Annotated[ReleaseIn, Depends(release_of)]
-WishIn = Annotated[Wish, Depends(wish_of)]
 Core = Annotated[Parts, Depends(parts_of)]
 TenantNamed = Annotated[str, Depends(tenant_of)]
 Settings = Annotated[ApiSettings, Depends(settings_of)]

@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.auth import Authenticator, Credential, bearer_token
 from app.ceilings import TenantCeilings
 from app.errors import broker_error
-from app.headers import HOLDER_HEADERS, header
+from app.headers import header, student_of
 from app.key_ring import KeyRing, Refusal
 from broker.errors import BrokerError, RateLimited
 from broker.key import Token
@@ -219,7 +219,7 @@ class RateLimitMiddleware:
         if credential is not None and not credential.platform:  # who set a ceiling too low must be able to undo it
             per_tenant = await self._ceilings.of(credential.tenant)
         return self._limits.check(
-            credential, student=_student(scope), address=_address(scope), per_tenant=per_tenant
+            credential, student=student_of(scope), address=_address(scope), per_tenant=per_tenant
         )
 
     async def _asked(
@@ -249,13 +249,6 @@ class RateLimitMiddleware:
 
 def _raw(headers: dict[str, str]) -> list[tuple[bytes, bytes]]:
     return [(name.lower().encode(), value.encode()) for name, value in headers.items()]
-
-
-def _student(scope: Scope) -> str | None:
-    for name in HOLDER_HEADERS:
-        if value := header(scope, name):
-            return value.decode("latin-1")
-    return None
 
 
 def _address(scope: Any) -> str:

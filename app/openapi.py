@@ -5,9 +5,12 @@ from typing import Any, Final
 from fastapi import FastAPI
 from pydantic import BaseModel
 
+from app.access import ROUTES
 from app.errors import STATUS, body
+from app.headers import Header
 from app.schemas import AllocationOut, ErrorOut
 from app.schemas_jobs import JobOut
+from app.spelling import ID_PATTERN
 from broker import errors
 from broker.errors import BrokerError
 
@@ -21,6 +24,13 @@ _RATE: Final = {
     "X-RateLimit-Reset": {"description": "Seconds until it begins anew.", "schema": {"type": "integer"}},
 }
 _LOCATION: Final = {"description": "Where to look for its end.", "schema": {"type": "string"}}
+_SCHEMES: Final = {
+    "HTTPBearer": {
+        "type": "http",
+        "scheme": "bearer",
+        "description": "BROKER_API_TOKEN for tracks, BROKER_ADMIN_TOKEN for /v1/admin, or an API key of the role.",
+    }
+}
 _RETRY: Final = {
     "description": "Seconds after which a repeat makes sense.",
     "schema": {"type": "integer"},
@@ -125,6 +135,22 @@ def takes(body: type[BaseModel], *, example: dict[str, Any] | None = None) -> di
     return {"requestBody": {"required": bool(schema.get("required")), "content": {"application/json": content}}}
 
 
+def reads(*headers: Header) -> dict[str, Any]:
+    """The `openapi_extra` of a route that reads these headers itself."""
+    return {
+        "parameters": [
+            {
+                "name": one.name,
+                "in": "header",
+                "required": False,
+                "description": one.text,
+                "schema": {"type": "string", "pattern": ID_PATTERN, "examples": [one.example]},
+            }
+            for one in headers
+        ]
+    }
+
+
 def probe_answers(success: str, *, limited: bool = False) -> dict[int | str, Any]:
     """The `responses` of a route for machines that anybody may call."""
     documented = _errors(*(PUBLIC if limited else PUBLIC[:1]))
@@ -167,14 +193,20 @@ def _add(documented: dict[int | str, Any], error: BrokerError) -> None:
 
 
 class DocumentedApi(FastAPI):
-    """FastAPI, without the 422 that it documents by itself: what it refuses is answered as 400."""
+    """FastAPI, without the 422 that it documents by itself: what it refuses is answered as 400.
+
+    Which routes ask for a token is told by the table that decides it.
+    """
 
     def openapi(self) -> dict[str, Any]:
         if self.openapi_schema is None:
             document = super().openapi()
-            for path in document["paths"].values():
-                for operation in path.values():
+            document["components"]["securitySchemes"] = _SCHEMES
+            for path, operations in document["paths"].items():
+                for method, operation in operations.items():
                     operation["responses"].pop("422", None)
+                    if ROUTES[method.upper(), path].role is not None:
+                        operation["security"] = [{name: []} for name in _SCHEMES]
             for name in ("HTTPValidationError", "ValidationError"):
                 document["components"]["schemas"].pop(name, None)
         return super().openapi()

@@ -27,7 +27,11 @@ FRESH_S: Final = 5.0
 PEERS_FRESH_S: Final = 0.5
 """The same of a page of what is a peer's, who is about to take it."""
 EMPTY_S: Final = 1.0
-"""How long "empty" is remembered. Below the 2 s after which nobody may be refused (A7)."""
+"""How long "empty" is remembered, at least."""
+MAX_EMPTY_S: Final = 1.8
+"""And at most. Below the 2 s after which nobody may be refused (A7)."""
+EMPTY_QUERIES_PER_S: Final = 16
+"""What all processes together may ask the index while a pool is empty, before they remember it for longer."""
 MAX_EVIDENCE_S: Final = 2.0
 PAGE: Final = 25
 MAX_PAGE: Final = 100
@@ -239,7 +243,8 @@ class Candidates:
             await asyncio.wait(blocked)  # each ends with its store call's deadline
         elif not walk.found and not walk.blocked:
             now = self._monotonic()  # a slow walk still answers those who wait, up to the age that A7 allows
-            shelf.empty_until = max(walk.began_at + EMPTY_S, min(now + 0.05, walk.began_at + MAX_EVIDENCE_S))
+            kept_until = walk.began_at + _empty_s(walk)
+            shelf.empty_until = max(kept_until, min(now + 0.05, walk.began_at + MAX_EVIDENCE_S))
 
     async def _new_walk(self, shelf: _Shelf) -> _Walk:
         began_at = self._monotonic()
@@ -332,3 +337,8 @@ class Candidates:
             else:
                 self._prove(row, row.version if now is None else now.version)
         return good
+
+
+def _empty_s(walk: _Walk) -> float:
+    """How long the proof of a walk is good for: each process asks each shard as often."""
+    return min(MAX_EMPTY_S, max(EMPTY_S, walk.share.count * walk.shards / EMPTY_QUERIES_PER_S))

@@ -5,7 +5,8 @@ from typing import Annotated
 from fastapi import APIRouter, Request
 
 from app.deps import Core, Holder, SandboxId, TrackCaller, body_of, cause_of, note
-from app.openapi import answers, takes
+from app.headers import STUDENT
+from app.openapi import answers, reads, takes
 from app.schemas import AllocationOut, ExtendIn, HeartbeatOut, HolderIn
 from broker import errors
 from broker.action import Action
@@ -25,7 +26,7 @@ _REFUSALS = (
     "/sandboxes/{sandbox_id}/extend",
     response_model=AllocationOut,
     responses=answers("Held for as long as was asked for, or longer.", *_REFUSALS, errors.ExtensionLimit),
-    openapi_extra=takes(ExtendIn, example={"generation": 1_760_000_017, "for_s": 3600}),
+    openapi_extra=reads(*STUDENT) | takes(ExtendIn, example={"generation": 1_760_000_017, "for_s": 3600}),
 )
 async def extend(
     request: Request,
@@ -48,7 +49,7 @@ async def extend(
     "/sandboxes/{sandbox_id}/heartbeat",
     response_model=HeartbeatOut,
     responses=answers("Noted.", *_REFUSALS),
-    openapi_extra=takes(HolderIn, example={"generation": 1_760_000_017}),
+    openapi_extra=reads(*STUDENT) | takes(HolderIn, example={"generation": 1_760_000_017}),
 )
 async def heartbeat(
     request: Request,

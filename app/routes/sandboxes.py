@@ -1,24 +1,22 @@
 """What track scripts call."""
 
-from fastapi import APIRouter, Depends, Request, Response, status
+from fastapi import APIRouter, Request, Response, status
+from pydantic import BaseModel
 
-from app.deps import (
-    Core,
-    Holder,
-    ReleaseSaid,
-    SandboxId,
-    TrackCaller,
-    WishIn,
-    cause_of,
-    json_or_nothing,
-    note,
-)
-from app.openapi import answers, takes
+from app.access import caller_of
+from app.deps import SandboxId, cause_of, holder_of, json_or_nothing, note, parts_of, release_of, wish_of
+from app.headers import KEY, PREFIX, STUDENT, TRACK
+from app.openapi import answers, reads, takes
 from app.schemas import AllocationOut, ReleaseIn, ReleaseOut, SandboxOut
 from broker import errors
 from broker.action import Action
 
-router = APIRouter(prefix="/v1", tags=["sandboxes"], dependencies=[Depends(json_or_nothing)])
+router = APIRouter(prefix="/v1", tags=["sandboxes"])
+
+
+def _answer(said: BaseModel, status_code: int = status.HTTP_200_OK) -> Response:
+    """A whole answer, which FastAPI passes on as it is."""
+    return Response(said.model_dump_json(), status_code, media_type="application/json")
 
 
 @router.post(
@@ -38,18 +36,18 @@ router = APIRouter(prefix="/v1", tags=["sandboxes"], dependencies=[Depends(json_
         errors.PoolDrained,
         replay="The sandbox that this student holds already.",
     ),
+    openapi_extra=reads(*STUDENT, PREFIX, TRACK, KEY),
 )
-async def allocate(
-    request: Request, response: Response, caller: TrackCaller, wish: WishIn, core: Core
-) -> AllocationOut:
+async def allocate(request: Request) -> Response:
     """Allocate a sandbox. A repeat for the same student repeats the answer, with 200."""
+    await json_or_nothing(request)
+    caller, wish, core = await caller_of(request), await wish_of(request), await parts_of(request)
     note(request, "allocate", holder=wish.holder, track=wish.track)
     cause = cause_of(request, caller, Action.ALLOCATE)
     allocation = await core.broker.allocator.allocate(caller.tenant, wish, cause)
-    if not allocation.created:
-        response.status_code = status.HTTP_200_OK
     note(request, "allocated" if allocation.created else "replayed", sandbox_id=allocation.sandbox_id)
-    return AllocationOut.of(allocation)
+    code = status.HTTP_201_CREATED if allocation.created else status.HTTP_200_OK
+    return _answer(AllocationOut.of(allocation), code)
 
 
 @router.get(
@@ -61,14 +59,15 @@ async def allocate(
         errors.NotSandboxOwner,
         errors.SandboxNotFound,
     ),
+    openapi_extra=reads(*STUDENT),
 )
-async def view(
-    request: Request, caller: TrackCaller, sandbox_id: SandboxId, holder: Holder, core: Core
-) -> SandboxOut:
+async def view(request: Request, sandbox_id: SandboxId) -> Response:
     """Look at a sandbox that this student holds, or held last."""
+    await json_or_nothing(request)
+    caller, holder, core = await caller_of(request), await holder_of(request), await parts_of(request)
     note(request, "viewed", sandbox_id=sandbox_id, holder=holder)
     sandbox = await core.broker.lifecycle.view(caller.tenant, sandbox_id, holder=holder)
-    return SandboxOut.of(sandbox)
+    return _answer(SandboxOut.of(sandbox))
 
 
 @router.post(
@@ -82,18 +81,18 @@ async def view(
         errors.AllocationExpired,
         errors.StaleGeneration,
     ),
-    openapi_extra=takes(ReleaseIn, example={"generation": 1_760_000_017}),
+    openapi_extra=reads(*STUDENT) | takes(ReleaseIn, example={"generation": 1_760_000_017}),
 )
-async def release(
-    request: Request, caller: TrackCaller, sandbox_id: SandboxId, holder: Holder, said: ReleaseSaid, core: Core
-) -> ReleaseOut:
+async def release(request: Request, sandbox_id: SandboxId) -> Response:
     """Release a sandbox: it is deleted at the provider, and the student may allocate anew.
 
     With a generation in the body it is released only where that is the present allocation's.
     """
+    said = await release_of(request)
+    caller, holder, core = await caller_of(request), await holder_of(request), await parts_of(request)
     note(request, "released", sandbox_id=sandbox_id, holder=holder)
     cause = cause_of(request, caller, Action.RELEASE)
     released = await core.broker.lifecycle.release(
         caller.tenant, sandbox_id, holder=holder, cause=cause, generation=said.generation
     )
-    return ReleaseOut.of(released)
+    return _answer(ReleaseOut.of(released))

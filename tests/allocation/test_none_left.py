@@ -157,6 +157,24 @@ async def test_an_exhausted_pool_costs_no_index_read_and_one_claim_read_a_refusa
     assert calls(proxy) == {"GetItem:consistent": 40}
 
 
+@pytest.mark.parametrize(("processes", "remembered_s"), [(4, 1.0), (6, 1.5), (8, 1.8), (100, 1.8)])
+async def test_many_processes_remember_for_longer_that_a_pool_is_empty(
+    core: Broker, proxy: StoreProxy, clock: Clock, processes: int, remembered_s: float
+) -> None:
+    """So that all of them together ask little. Nobody is refused on what is 2 s old (A7)."""
+    core.peers.share = Share(0, processes)
+    await attempt(core, "first")
+    proxy.counts.reset()
+    clock.now += remembered_s - 0.01
+
+    await attempt(core, "second")
+    assert proxy.counts.calls["Query:StatusIndex"] == 0
+
+    clock.now += 0.02
+    await attempt(core, "third")
+    assert proxy.counts.calls["Query:StatusIndex"] == 4
+
+
 async def test_refusals_of_one_student_share_their_claim_read(core: Broker, proxy: StoreProxy) -> None:
     await attempt(core, "first")
     proxy.counts.reset()

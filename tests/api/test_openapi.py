@@ -125,6 +125,12 @@ def test_every_parameter_and_field_is_described_with_an_example_or_a_bound(docum
         "X-Instruqt-Sandbox-ID", "X-Track-ID", "X-Sandbox-Name-Prefix", "X-Instruqt-Track-ID", "Idempotency-Key",
     }  # fmt: skip
     assert all(schema["pattern"] == "^[A-Za-z0-9._:-]{1,128}$" for schema in headers.values())
+    of_students = [path for path in document["paths"] if path.startswith("/v1/sandboxes/")]
+    assert len(of_students) == 4
+    for path in of_students:
+        (operation,) = document["paths"][path].values()
+        names = {parameter["name"] for parameter in operation["parameters"]}
+        assert names == {"sandbox_id", "X-Instruqt-Sandbox-ID", "X-Track-ID"}, path
     fields = document["components"]["schemas"]["AllocationOut"]["properties"]
     assert set(fields) == {"sandbox_id", "name", "external_id", "allocated_at", "expires_at", "generation"}
     assert all(field["description"] and field["examples"] for field in fields.values())
