@@ -1,14 +1,16 @@
 """What the HTTP parser itself refuses, over a real socket to the real process."""
 
+import asyncio
 import json
 import socket
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from app.middleware import MAX_BODY_BYTES, MAX_HEADER_BYTES
-from app.protocol import MAX_HEAD_BYTES
+from app.protocol import MAX_HEAD_BYTES, OneWrite
 from tests.api.process import Process, a_process, drained, make_table
 from tests.api.service import API_TOKEN
 
@@ -236,6 +238,77 @@ def test_no_answer_names_the_server_software(served: Process) -> None:
     for received in (served.raw(head("GET", "/healthz", "Connection: close")), served.raw(b"nonsense\r\n\r\n")):
         assert "server" not in parsed(received)[1]
         assert b"uvicorn" not in received.lower()
+
+
+def test_an_answer_comes_whole(served: Process) -> None:
+    """Head and body apart are two packets, and wake the caller twice."""
+    with socket.create_connection(("127.0.0.1", served.port), timeout=10) as connection:
+        for _ in range(50):
+            connection.sendall(head("GET", "/healthz"))
+            status, headers, body = parsed(connection.recv(65536))
+            assert (status, len(body)) == (200, int(headers["content-length"]))
+
+
+class Wire(asyncio.Transport):
+    """Keeps what is written, each time it is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.writes: list[bytes] = []
+        self.closed = False
+
+    def write(self, data: Any) -> None:
+        self.writes.append(bytes(data))
+
+    def writelines(self, list_of_data: Any) -> None:
+        self.write(b"".join(list_of_data))
+
+    def is_closing(self) -> bool:
+        return self.closed
+
+    def close(self) -> None:
+        self.closed = True
+
+
+@pytest.fixture
+async def wire() -> tuple[Wire, OneWrite]:
+    wire = Wire()
+    return wire, OneWrite(wire, asyncio.get_running_loop())
+
+
+async def test_what_is_written_in_one_turn_goes_out_at_once(wire: tuple[Wire, OneWrite]) -> None:
+    sent, transport = wire
+    transport.write(b"head,")
+    transport.write(b"body")
+    assert sent.writes == [b"head,body"]
+    await asyncio.sleep(0)
+    assert sent.writes == [b"head,body"]
+
+
+async def test_a_head_whose_body_takes_its_time_does_not_wait_for_it(wire: tuple[Wire, OneWrite]) -> None:
+    sent, transport = wire
+    transport.write(b"head,")
+    await asyncio.sleep(0)
+    transport.write(b"body")
+    await asyncio.sleep(0)
+    assert sent.writes == [b"head,", b"body"]
+
+
+async def test_what_was_written_goes_out_before_the_connection_closes(wire: tuple[Wire, OneWrite]) -> None:
+    sent, transport = wire
+    for piece in (b"head,", b"body,", b"end"):
+        transport.write(piece)
+    transport.close()
+    assert (sent.writes, sent.closed) == ([b"head,body,", b"end"], True)
+
+
+async def test_nothing_is_written_to_a_connection_that_the_caller_closed(wire: tuple[Wire, OneWrite]) -> None:
+    """A loop's own transport raises where it is closed."""
+    sent, transport = wire
+    transport.write(b"head,")
+    sent.closed = True
+    await asyncio.sleep(0)
+    assert sent.writes == []
 
 
 def test_what_the_parser_refuses_is_a_json_line_without_the_data(served: Process) -> None:
