@@ -157,6 +157,21 @@ async def test_more_processes_than_shards_share_a_shard(ministack: str, table_na
         assert lost_races(cores) == 0
 
 
+async def test_of_a_shard_that_two_have_together_the_others_are_taken_from_the_end(broker: Broker) -> None:
+    """Its own first, in the index's order; then the other one's, who begins with what comes first."""
+    share = broker.peers.share = Share(0, 8)
+    numbers = numbers_in({0}, 12)
+    await add(broker, numbers)
+    names: dict[bool, list[str]] = {own: [] for own in (True, False)}
+    for sandbox in sorted((a_sandbox(number=n) for n in numbers), key=lambda sandbox: sandbox.name):
+        names[share.has(sandbox.id, SHARDS)].append(sandbox.name)
+    assert len(names[True]) > 1 < len(names[False])
+
+    got = [(await allocate(broker, f"s-{n}")).name for n in range(12)]
+
+    assert got == names[True] + names[False][::-1]
+
+
 async def test_what_peers_do_not_take_is_there_for_whoever_needs_it(ministack: str, table_name: str) -> None:
     """One process gets all the students, and is no worse off than if it were alone."""
     async with processes(ministack, table_name, 2) as (busy, idle):
