@@ -86,6 +86,7 @@ def settings_for(url: str | None, table_name: str, **changes: Any) -> CoreSettin
         "BROKER_TENANT": "acme",
         "DDB_ENDPOINT_URL": url,
         "DDB_TABLE_NAME": table_name,
+        "STORE_TIMEOUT_SEC": "10",  # machines of tests have pauses of seconds
     }
     return CoreSettings(**(values | changes))
 
@@ -111,7 +112,7 @@ async def a_door(settings: CoreSettings, dynamodb: Any) -> AsyncIterator[Door]:
         return
     signer = Signer(region=settings.region, host=host_of(settings.endpoint_url))
     credentials = await aws_session().get_credentials()
-    async with aclosing(connections_to(settings.endpoint_url, None, connect_timeout_s=2)) as connections:
+    async with aclosing(connections_to(settings.endpoint_url, None, connect_timeout_s=10)) as connections:
         yield DirectDoor(connections, signer, credentials, Unguarded("worker", table_name=None))
 
 
