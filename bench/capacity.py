@@ -65,7 +65,7 @@ def index_writes(index: Mapping[str, Any], before: Item | None, after: Item | No
 
     None where the index shows the same as before; two where the entry moves to another key.
     """
-    old, new = _entry(index, before), _entry(index, after)
+    old, new = index_entry(index, before), index_entry(index, after)
     if old == new:
         return
     keys = [part["AttributeName"] for part in index["KeySchema"]]
@@ -77,7 +77,7 @@ def index_writes(index: Mapping[str, Any], before: Item | None, after: Item | No
             yield _text(entry[keys[0]]), _started(item_bytes(entry), _WRITE_BYTES)
 
 
-def _entry(index: Mapping[str, Any], item: Item | None) -> Item | None:
+def index_entry(index: Mapping[str, Any], item: Item | None) -> Item | None:
     """What the index keeps of an item; None where it keeps nothing."""
     keys = [part["AttributeName"] for part in index["KeySchema"]]
     if item is None or any(key not in item for key in keys):

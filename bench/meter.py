@@ -5,7 +5,7 @@ call looked like. For calls one after the other: it is no proxy to measure time 
 """
 
 import json
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from aiohttp import web
 
-from bench.capacity import index_writes, item_bytes, read_units, write_units
+from bench.capacity import index_entry, index_writes, item_bytes, read_units, write_units
 from local.engine import free_port
 from local.store_proxy.answers import Answer
 from local.store_proxy.call import Action, Call
@@ -45,14 +45,33 @@ class Spent:
         )
 
 
+@dataclass(slots=True)
+class Sizes:
+    """Bytes of items of one kind, as they were written."""
+
+    number: int = 0
+    total: int = 0
+    largest: int = 0
+
+    def add(self, size: int) -> None:
+        self.number += 1
+        self.total += size
+        self.largest = max(self.largest, size)
+
+    @property
+    def mean(self) -> float:
+        return self.total / self.number
+
+
 class Meter:
-    """Counts what passes through it."""
+    """Counts what passes through it. `sizes` are of all that was written since it runs, by kind and place."""
 
     def __init__(self, upstream_url: str, indexes: list[dict[str, Any]]) -> None:
         self._upstream = Upstream(upstream_url)
         self._indexes = indexes
         self._spent = Spent()
         self._ignored: tuple[str, ...] = ()
+        self.sizes: defaultdict[tuple[str, str], Sizes] = defaultdict(Sizes)
         self.url = ""
 
     def look(self) -> Spent:
@@ -138,11 +157,32 @@ class Meter:
             for index in self._indexes:
                 for partition, more in index_writes(index, old, new):
                     self._spent.add(index["IndexName"], partition, WRITE, more)
+            if new != old:
+                self._note_sizes(new)
+
+    def _note_sizes(self, item: dict[str, Any] | None) -> None:
+        """Of an item as it is now, and of what each index keeps of it."""
+        if item is None:
+            return
+        kind = kind_of(item)
+        self.sizes[kind, TABLE].add(item_bytes(item))
+        for index in self._indexes:
+            if (entry := index_entry(index, item)) is not None:
+                self.sizes[kind, index["IndexName"]].add(item_bytes(entry))
 
     def _note_read(self, call: Call, said: dict[str, Any]) -> None:
         for place, partition, size, consistent in _reads(call, said):
             self._spent.add(place, partition, READ, read_units(size, consistent=consistent))
         self._spent.examined += int(said.get("ScannedCount", 0))
+
+
+def kind_of(item: dict[str, Any]) -> str:
+    """What an item is, by its key; a sandbox with its state.
+
+    >>> kind_of({"pk": {"S": "SBX#acme#1"}, "state": {"S": "available"}}), kind_of({"pk": {"S": "OWN#csp#1"}})
+    ('SBX available', 'OWN')
+    """
+    return " ".join([_text(item["pk"]).partition("#")[0], *([_text(item["state"])] if "state" in item else [])])
 
 
 def _reads(call: Call, said: dict[str, Any]) -> Iterator[tuple[str, str, int, bool]]:

@@ -155,13 +155,18 @@ variable "stop_timeout_sec" {
 }
 
 variable "burst_allocations_per_sec" {
-  description = "Allocations a second that the table and its indexes are warm for. Up to 200 a new on-demand table serves as it is; for more, apply warms it with the AWS CLI, which is paid for once."
+  description = "Students who start in the same second: the table and its indexes are warm for so many allocations. Up to 400 a new on-demand table serves as it is; for more, apply warms it with the AWS CLI, which is paid for once, and DDB_SHARDS must be one for each 320."
   type        = number
-  default     = 200
+  default     = 400
 
   validation {
     condition     = var.burst_allocations_per_sec >= 1 && var.burst_allocations_per_sec <= 10000
     error_message = "burst_allocations_per_sec must be from 1 to 10000."
+  }
+
+  validation {
+    condition     = var.burst_allocations_per_sec <= local.allocations_per_shard * local.shards
+    error_message = "burst_allocations_per_sec of ${var.burst_allocations_per_sec} is more than ${local.shards} shards take: settings = { DDB_SHARDS = \"${ceil(var.burst_allocations_per_sec / local.allocations_per_shard)}\" } or more, up to 64. It is never lowered again (docs/performance.md)."
   }
 }
 

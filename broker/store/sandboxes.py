@@ -354,21 +354,34 @@ class Sandboxes:
                 if after is None:
                     break
 
-    async def count(self, tenant: str, state: State, *, missing: bool = False) -> int:
-        """How many sandboxes are in a state (and missing at the provider), over all shards and pages."""
-        total = 0
-        only = {"FilterExpression": "attribute_exists(missing_since)"} if missing else {}
+    async def count(self, tenant: str, state: State) -> int:
+        """How many sandboxes are in a state, over all shards and pages."""
+        counts = self._counted(tenant, state)
+        return sum([found async for found, _ in counts])
+
+    async def count_missing(self, tenant: str, state: State) -> tuple[int, int]:
+        """How many sandboxes are in a state, and how many of these the provider no longer lists.
+
+        Billed as much as count() is: what a filter leaves out was read for it, and is told beside what it leaves.
+        """
+        counts = [each async for each in self._counted(tenant, state, only="attribute_exists(missing_since)")]
+        return sum(examined for _, examined in counts), sum(found for found, _ in counts)
+
+    async def _counted(
+        self, tenant: str, state: State, *, only: str | None = None
+    ) -> AsyncIterator[tuple[int, int]]:
+        """Of each shard's pages: how many rows there are, by the filter `only`, and how many were read for it."""
+        narrowed = {"FilterExpression": only} if only else {}
         for shard in range(await self._tenants.shards(tenant)):
             pages = self._client.pages(
                 IndexName=self._client.table.status_index,
                 KeyConditionExpression="gsi1pk = :partition",
                 ExpressionAttributeValues={":partition": {"S": table.status_partition(tenant, state, shard)}},
                 Select="COUNT",
-                **only,
+                **narrowed,
             )
             async for page in pages:
-                total += page["Count"]
-        return total
+                yield page["Count"], page["ScannedCount"]
 
 
 def _owner_key(sandbox: Sandbox) -> Item:

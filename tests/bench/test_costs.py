@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from bench import pool
+from bench import pool, units
 from bench.bare import allocation_of, transaction
 from bench.capacity import index_writes, item_bytes, read_units, write_units
 from bench.core import open_core
-from bench.meter import READ, TABLE, WRITE, Meter
+from bench.meter import READ, TABLE, WRITE, Meter, Spent
 from broker.action import Action
 from broker.allocation import Wish
 from broker.store.events import Cause
@@ -157,3 +157,28 @@ async def test_the_meter_bills_an_allocation_as_the_engine_does_and_says_by_whic
     assert spent.total(pool.STATUS_INDEX, READ) == 0.5
     assert replay.total(TABLE, READ) + replay.total(TABLE, WRITE) > 0
     assert replay.engine_writes == 0
+    sizes = {place: meter.sizes["SBX allocated", place] for place in (TABLE, "StatusIndex", "TrackIndex")}
+    assert [of.number for of in sizes.values()] == [1, 1, 1]
+    assert sizes[TABLE].total == sizes["StatusIndex"].total  # which shows all of it
+    assert 0 < sizes["TrackIndex"].mean < sizes[TABLE].mean <= sizes[TABLE].largest
+
+
+def test_the_limits_are_of_every_shared_partition_that_anybody_could_reach() -> None:
+    """Whatever is one sandbox's, or takes more than anybody asks, would hide the rest."""
+    spent = Spent()
+    for shard in range(4):
+        spent.add(TABLE, f"EVT#default#498693#{shard}", WRITE, 50)
+        spent.add("TrackIndex", f"default#trk#aws#{shard}", WRITE, 25)
+        spent.add("StatusIndex", f"default#available#{shard}", READ, 0.5)
+    spent.add(TABLE, "QTA#default", WRITE, 200)
+    spent.add(TABLE, "CLM#default#student-1", WRITE, 200)
+    limits = units._limits_table()
+
+    units._add_limits(limits, "allocate", 100, spent)
+    units._add_limits(limits, "expire tick, nothing due", 1, spent)
+
+    assert [(row[2], row[-2], row[-1]) for row in limits.rows] == [
+        ("QTA#default", 500, 500),
+        ("EVT#default#<hour>#*", 2_000, 32_000),
+        ("default#trk#aws#*", 4_000, 64_000),
+    ]

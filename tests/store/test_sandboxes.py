@@ -121,8 +121,10 @@ async def test_states_are_counted_over_all_shards(broker: Broker) -> None:
 
     assert await broker.sandboxes.count("acme", State.AVAILABLE) == 7
     assert await broker.sandboxes.count("acme", State.ALLOCATED) == 1
-    assert await broker.sandboxes.count("acme", State.ALLOCATED, missing=True) == 1
-    assert await broker.sandboxes.count("acme", State.AVAILABLE, missing=True) == 0
+    await add(broker, an_allocated_sandbox(number=51))
+
+    assert await broker.sandboxes.count_missing("acme", State.ALLOCATED) == (2, 1)
+    assert await broker.sandboxes.count_missing("acme", State.AVAILABLE) == (7, 0)
     assert await broker.sandboxes.count("rival", State.AVAILABLE) == 0
 
 

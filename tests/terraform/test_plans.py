@@ -2,8 +2,10 @@
 
 import shutil
 import subprocess
+from typing import Any
 
 import boto3
+import jmespath
 import pytest
 from botocore.validate import ParamValidator
 
@@ -23,7 +25,6 @@ WRONG = {
     "canary_weight": (25, "sends requests to a canary that does not run"),
     "api_tasks": ({"min": 1, "max": 10}, "needs a min of 2 or more"),
     "drain_timeout_sec": (35, "less than stop_timeout_sec: ECS kills what has not drained"),
-    "burst_allocations_per_sec": (0, "must be from 1 to 10000"),
     "students_behind_one_address": (10, "a lower limit would shut a course out"),
     "allowed_cidrs": (["everyone"], "must hold IPv4 networks"),
     "provider_cidrs": ([], "must hold IPv4 networks"),
@@ -67,7 +68,7 @@ def course(terraform: Workspace, aws_url: str) -> Planned:
             aws_url,
             canary_image_tag="0.2.0",
             canary_weight=25,
-            burst_allocations_per_sec=1000,
+            burst_allocations_per_sec=1280,  # as many as 4 shards take
             students_behind_one_address=5000,
             settings={
                 "LAB_DURATION_HOURS": "8",
@@ -108,19 +109,25 @@ def test_a_certificate_of_another_region_is_refused(refusals: str):
 
 def test_what_other_variables_are_held_against_is_refused_first(terraform: Workspace, aws_url: str):
     wrong = {"region": "Frankfurt", "image_tag": "latest", "stop_timeout_sec": 121}
+    wrong |= {"burst_allocations_per_sec": 1281}  # one more than four shards take
     done = terraform.try_plan(given(aws_url) | wrong)
     said = _flat(done.stderr)
     assert done.returncode == 1
     assert "region must be the name of an AWS region" in said
     assert "image_tag must name one release" in said
     assert "stop_timeout_sec must be 120 or less" in said
+    assert "burst_allocations_per_sec of 1281 is more than 4 shards take" in said
+    assert 'settings = { DDB_SHARDS = "5" } or more' in said
 
 
-def test_a_canary_has_the_tag_of_a_release(terraform: Workspace, aws_url: str):
-    """By itself: a wrong one keeps its weight from being looked at."""
-    done = terraform.try_plan(given(aws_url, canary_image_tag="registry/api:0.2.0"))
+def test_what_is_held_against_another_that_is_wrong_is_refused_by_itself(terraform: Workspace, aws_url: str):
+    """A wrong canary keeps its weight from being looked at, wrong settings the burst that hangs on its shards."""
+    wrong = {"canary_image_tag": "registry/api:0.2.0", "burst_allocations_per_sec": 0}
+    done = terraform.try_plan(given(aws_url) | wrong)
+    said = _flat(done.stderr)
     assert done.returncode == 1
-    assert "canary_image_tag must be the tag of one release" in _flat(done.stderr)
+    assert "canary_image_tag must be the tag of one release" in said
+    assert "burst_allocations_per_sec must be from 1 to 10000" in said
 
 
 def _flat(text: str) -> str:
@@ -145,23 +152,58 @@ def test_a_usual_burst_needs_no_warming(before_a_release: Planned):
 
 
 def test_a_large_burst_warms_the_table_and_both_indexes(course: Planned):
-    [warm] = course.of("terraform_data").values()
-    indexes = {
-        update["Update"]["IndexName"]: update["Update"]["WarmThroughput"] for update in warm["input"]["indexes"]
+    table, indexes = _warmed(course, _described())
+    assert table == {"WriteUnitsPerSecond": 12_800, "ReadUnitsPerSecond": 12_000}
+    assert indexes == {
+        index: {"WriteUnitsPerSecond": 4_000, "ReadUnitsPerSecond": 12_000}
+        for index in ("StatusIndex", "TrackIndex")
     }
-    assert warm["input"]["table"] == {"WriteUnitsPerSecond": 20_000, "ReadUnitsPerSecond": 12_000}
-    assert set(indexes) == {"StatusIndex", "TrackIndex"}
-    for index in indexes.values():
-        assert index == {"WriteUnitsPerSecond": 8_000, "ReadUnitsPerSecond": 12_000}
-    assert course['aws_cloudwatch_metric_alarm.main["table-writes"]']["threshold"] == 0.8 * 60 * 20_000
+    assert course['aws_cloudwatch_metric_alarm.main["table-writes"]']["threshold"] == 0.8 * 60 * 12_800
+
+
+def test_what_is_warmer_already_stays_as_it_is(course: Planned):
+    """AWS refuses to lower it; traffic has raised it, or a larger course."""
+    table, indexes = _warmed(course, _described(table=15_000, StatusIndex=9_000))
+    assert table == {"WriteUnitsPerSecond": 15_000, "ReadUnitsPerSecond": 12_000}
+    assert {name: warm["WriteUnitsPerSecond"] for name, warm in indexes.items()} == {
+        "StatusIndex": 9_000, "TrackIndex": 4_000,
+    }  # fmt: skip
+
+
+def _described(**writes: int) -> dict[str, Any]:
+    """What DescribeTable says, so far as it is asked: a new table, or one that takes more writes."""
+
+    def warm(place: str) -> dict[str, Any]:
+        units = {"ReadUnitsPerSecond": 12_000, "WriteUnitsPerSecond": writes.get(place, 4_000), "Status": "ACTIVE"}
+        return {"WarmThroughput": units}
+
+    indexes = [{"IndexName": name, **warm(name)} for name in ("StatusIndex", "TrackIndex")]
+    return {"Table": {**warm("table"), "GlobalSecondaryIndexes": indexes}}
+
+
+def _warmed(course: Planned, described: dict[str, Any]) -> tuple[dict[str, int], dict[str, dict[str, int]]]:
+    """What the AWS CLI is called with, by the queries of the plan, where a table is described so."""
+    [warm] = course.of("terraform_data").values()
+    updates = [update["Update"] for update in jmespath.search(warm["input"]["index"], described)]
+    return (
+        jmespath.search(warm["input"]["table"], described),
+        {update["IndexName"]: update["WarmThroughput"] for update in updates},
+    )
+
+
+def test_a_table_that_says_nothing_of_its_warmth_is_warmed(course: Planned):
+    table, _ = _warmed(course, {"Table": {"GlobalSecondaryIndexes": []}})
+    assert table["WriteUnitsPerSecond"] == 12_800
 
 
 def test_what_warms_the_table_is_a_call_that_aws_knows(course: Planned):
-    [warm] = course.of("terraform_data").values()
+    table, indexes = _warmed(course, _described())
     call = {
         "TableName": "sandbox-broker",
-        "WarmThroughput": warm["input"]["table"],
-        "GlobalSecondaryIndexUpdates": warm["input"]["indexes"],
+        "WarmThroughput": table,
+        "GlobalSecondaryIndexUpdates": [
+            {"Update": {"IndexName": name, "WarmThroughput": warm}} for name, warm in indexes.items()
+        ],
     }
     shape = boto3.client("dynamodb", region_name="eu-central-1").meta.service_model.operation_model("UpdateTable")
     assert ParamValidator().validate(call, shape.input_shape).generate_report() == ""
