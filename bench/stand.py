@@ -7,7 +7,7 @@ import argparse
 import asyncio
 import sys
 
-from bench.lane import Lane
+from bench.lane import BROKER, ROUTES, Lane
 from bench.rig import open_rig
 
 
@@ -31,7 +31,7 @@ def main() -> int:
         "python -m bench.stand", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--seconds", type=float, default=20)
-    parser.add_argument("--route", choices=("broker", "bare"), default="broker")
+    parser.add_argument("--route", choices=ROUTES, default=BROKER)
     parser.add_argument("--delay-ms", type=float, default=0, help="how far away the store is (default: 0)")
     parser.add_argument("--connections", type=int, default=32)
     options = parser.parse_args()
