@@ -297,4 +297,9 @@ def _latency_plot(curves: list[Series]) -> Plot:
     )
 
 
-BENCH = Bench(name="throughput", question="How many allocations a second, next to a bare route's?", run=run)
+BENCH = Bench(
+    name="throughput",
+    question="How many allocations a second, next to a bare route's?",
+    run=run,
+    takes=("seconds", "profile"),
+)
