@@ -22,7 +22,6 @@ PROCESSES: Final = (1, 2, 4)
 ROUNDS: Final = 3
 SHARDS: Final = 4
 """The broker's default: how processes share the shards is part of what is measured."""
-KNOWN_S: Final = 30.0
 WARM_UP: Final = 20
 TRANSACTIONS: Final = "broker_allocation_transactions_total"
 ANY: Final = "any sandbox"
@@ -148,15 +147,9 @@ class Stage:
 
     @classmethod
     async def open(cls, rig: Rig, count: int) -> Self:
-        """So many processes. The first one marks the table as the broker's; then the others start."""
+        """So many processes, on a table of their own."""
         table_name = await rig.table()
-        first = await rig.api(table_name, store=rig.engine.url, shards=SHARDS)
-        others = [rig.api(table_name, store=rig.engine.url, shards=SHARDS) for _ in range(count - 1)]
-        apis = [first, *await asyncio.gather(*others)]
-        async with asyncio.timeout(KNOWN_S):  # they share the pool out among themselves, as soon as they know
-            while any(metrics_page.value(api.port, "broker_api_processes") != count for api in apis):  # noqa: ASYNC110
-                await asyncio.sleep(0.2)
-        return cls(rig, apis, table_name)
+        return cls(rig, await rig.apis(count, table_name, store=rig.engine.url, shards=SHARDS), table_name)
 
     async def burst(self, count: int, *, asking: str = ANY, meanwhile: Job | None = None) -> Burst:
         """Fill the pool with as many sandboxes as students come, and let them come; ask `meanwhile` beside."""
