@@ -2,8 +2,8 @@
 
 Bursts with and without scrapes take turns on the same processes, in an order that is drawn. The p99 of one burst
 of 300 is its third-last answer: noise. So the ratio is the mean over many rounds, each of two neighbours that met
-the same machine, and rounds are drawn anew from those there were, to tell within what it lies (bootstrap). What a
-scrape costs in processor time, beside an allocation, has the least noise: where the ratio stays open, that decides.
+the same machine, and rounds are drawn anew from those there were, to tell within what it lies (bootstrap). The
+processor time of a scrape, beside an allocation's, has the least noise: where the ratio stays open, that decides.
 """
 
 import math
@@ -141,8 +141,8 @@ def ratio_table(sizes: Sizes) -> Table:
         notes=[
             "without, with scrapes: over the 201s of all rounds. with / without: geometric mean over the rounds.",
             "interval: in nine of ten draws of so many rounds from those there were (bootstrap).",
-            f"Judged against {GOAL}: with / without of p99. Where its interval includes {GOAL} that is not resolved, "
-            "and the processor time of the scrapes is judged instead, in the table below.",
+            f"Judged against {GOAL}: with / without of p99. Where its interval includes {GOAL} it is open, and "
+            "the processor time of the scrapes is judged instead, in the table below.",
             "CPU: of the API's processes for each allocation, the scrapes' among it.",
         ],
     )
@@ -179,8 +179,8 @@ def _costs(sizes: Sizes) -> Table:
         notes=[
             f"CPU of one scrape: {sizes.scrapes} are asked at a time, and nothing else. The page is written once "
             "for all who ask within 20 ms: what each costs is its request, and its share of that page.",
-            "CPU of one allocation: in the bursts without scrapes. Where the API's processor is the limit, the last "
-            f"one waits for both: by {sizes.scrapes} scrapes / {sizes.students} allocations longer.",
+            "CPU of one allocation: in the bursts without scrapes. Where the API's processor is the limit, the "
+            f"last one waits for both: by {sizes.scrapes} scrapes / {sizes.students} allocations longer.",
         ],
     )
 

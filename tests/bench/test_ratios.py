@@ -36,9 +36,10 @@ def a_burst(*answers: tuple[int, float], api_cpu_s: float = 0.02, **transactions
 
 
 def a_row(*bursts: Burst) -> dict[str, Any]:
-    table = burst_table([10], len(bursts))
-    add(table, 10, 1, ANY, list(bursts))
-    (row,) = table.as_json()["rows"]
+    result = Result([burst_table([10], len(bursts))])
+    add(result, 10, 1, ANY, list(bursts))
+    (row,) = result.tables[0].as_json()["rows"]
+    assert [str(goal) for goal in result.goals] == [row["goal"]]
     return dict(row)
 
 
@@ -60,14 +61,27 @@ def test_a_burst_is_told_by_those_who_were_served_and_the_others_by_their_code()
 
 def test_a_burst_in_which_all_were_served_names_no_code() -> None:
     row = a_row(a_burst((201, 1.0), won=1))
-    assert (row["5xx"], row["lost to"], row["not served"]) == ("none", "none", 0)
+    assert (row["5xx"], row["lost to"], row["not served"], row["goal"]) == ("none", "none", 0, "met")
+
+
+@pytest.mark.parametrize(
+    "burst",
+    [
+        a_burst((201, 1.0), (503, 1.0), won=1),
+        a_burst((201, 1.0), (409, 1.0), won=1),
+        a_burst(*[(201, 1.0)] * 10, won=10, sandbox_taken=1),
+    ],
+    ids=["a 503", "a false 409", "lost races"],
+)
+def test_a_burst_that_is_not_as_it_should_be_misses_its_goal(burst: Burst) -> None:
+    assert a_row(burst)["goal"] == "missed"
 
 
 def test_who_was_not_served_is_told_in_the_plot_of_a_burst() -> None:
-    table = burst_table([10], 1)
-    add(table, 10, 1, ANY, [a_burst((201, 1.0), (503, 15.0), (503, 15.0))])
-    add(table, 10, 2, ANY, [a_burst((201, 1.0), (201, 2.0))])
-    (series,) = burst_plot(table, [(10, ANY)]).series
+    result = Result([burst_table([10], 1)])
+    add(result, 10, 1, ANY, [a_burst((201, 1.0), (503, 15.0), (503, 15.0))])
+    add(result, 10, 2, ANY, [a_burst((201, 1.0), (201, 2.0))])
+    (series,) = burst_plot(result.tables[0], [(10, ANY)]).series
     assert series.label == "10 students, any sandbox, 2 not served on 1"
     assert list(series.x) == ["1", "2"]
 
