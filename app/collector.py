@@ -18,6 +18,5 @@ def calm() -> None:
 
     All that are alive are looked at after YOUNG x MIDDLE x 10 objects: more than wait in any burst.
     """
-    gc.collect()
     gc.freeze()
     gc.set_threshold(YOUNG, MIDDLE)

@@ -79,7 +79,7 @@ async def _at(
         for route in ROUTES:
             _add_open(open_table, delay_ms, share, per_s, route, blocks)
         if share == DRAWN_SHARE:
-            curves = [_curve(f"{route}, {where}", blocks[route]) for route in ROUTES]
+            curves = [_curve(f"{route}, {delay_ms:g} ms", blocks[route]) for route in ROUTES]
         tell(f"{where}, open loop at {share:.0%} of the bare route's rate: done")
     result.wrong += [problem for lane in lanes.values() for problem in lane.wrong]
     return curves
@@ -288,7 +288,7 @@ def _curve(label: str, blocks: Sequence[Block]) -> Series:
 def _latency_plot(curves: list[Series]) -> Plot:
     return Plot(
         name="latency",
-        title=f"Latency at {DRAWN_SHARE:.0%} of the bare route's rate, open loop",
+        title=f"Latency at {DRAWN_SHARE:.0%} of the bare route's rate, open loop, by distance of the store",
         x_label="one request in N takes so long or longer (10: p90, 100: p99)",
         y_label="ms",
         series=curves,
