@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from bench import surroundings
-from bench.__main__ import as_typed, main
+from bench.__main__ import as_typed, main, run_all
 from bench.frame import Bench, Column, Options, Plot, Result, Series, Table
-from bench.plots import can_draw, draw
+from bench.plots import can_draw, draw, short
 from bench.report import LOCK, Report, claimed
 from local.engine import ROOT
 
@@ -98,21 +98,59 @@ def test_a_full_disk_loses_no_table_and_is_a_failure(tmp_path: Path, capsys: pyt
 @pytest.mark.parametrize(
     ("met", "quick", "last"),
     [
-        (True, False, "goals: all 1 met"),
-        (False, False, "goals missed: tiny: bare: 1 ms"),
-        (False, True, "bare   1.2  missed"),
+        (True, False, ["goals missed: none"]),
+        (False, False, ["goals missed: 1 of 1", "  tiny: bare: 1 ms"]),
+        (False, True, []),
     ],
     ids=["met", "missed", "quick"],
 )
-def test_a_missed_goal_is_told_in_the_last_line_and_is_no_failure(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], met: bool, quick: bool, last: str
+def test_a_missed_goal_is_told_in_the_end_and_is_no_failure(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], met: bool, quick: bool, last: list[str]
 ) -> None:
     report = Report(tmp_path, {}, quick=quick)
     assert report.tell(TINY, a_result(met=met))
+    assert f"bare   1.2  {'met' if met else 'missed'}" in capsys.readouterr().out
     report.close()
-    assert capsys.readouterr().out.splitlines(keepends=False)[-1 - quick] == last
+    assert capsys.readouterr().out.splitlines() == last
     found = json.loads((tmp_path / "tiny.json").read_text())
     assert found["goals"] == [{"goal": "bare: 1 ms", "met": met}]
+
+
+async def told_to_end(_: Options) -> Result:
+    os.kill(os.getpid(), signal.SIGINT)
+    await asyncio.sleep(3600)
+    return Result()
+
+
+def test_a_run_that_is_stopped_says_where_its_results_are_and_which_options_meant_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    handler = signal.getsignal(signal.SIGINT)
+    benches = [TINY, Bench("sized", "?", nothing, takes=("seconds",)), Bench("endless", "?", told_to_end)]
+    assert run_all(benches, Options(seconds=3.0), "make bench", tmp_path) == 130
+    said = capsys.readouterr()
+    assert said.err.splitlines()[-1] == f"bench: stopped; results so far are in {tmp_path}/"
+    assert "\n--seconds means nothing to tiny, endless.\n" in said.out
+    assert {path.stem for path in tmp_path.glob("*.json")} == {"tiny", "sized"}
+    assert signal.getsignal(signal.SIGINT) is handler
+
+
+@pytest.mark.parametrize(
+    ("number", "beside", "said"),
+    [
+        (0, 0, "0"),
+        (0.01234, 0, "0.0123"),
+        (0.00001, 0, "0.00001"),
+        (1.0, 0, "1"),
+        (13.47, 0, "13.5"),
+        (1080.4, 0, "1,080"),
+        (63894, 0, "63,894"),
+        (0.0084, 2.7, "0.01"),
+        (100, 2.7, "100"),
+    ],
+)
+def test_numbers_in_pictures_have_three_digits_and_no_exponent(number: float, beside: float, said: str) -> None:
+    assert short(number, beside=beside) == said
 
 
 def test_the_command_is_as_one_types_it() -> None:
