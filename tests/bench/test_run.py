@@ -73,6 +73,19 @@ def test_of_two_runs_into_one_directory_the_second_is_refused_and_a_lock_of_the_
         pass
 
 
+@pytest.mark.parametrize(
+    ("arguments", "directory"), [([], "build/bench"), (["--quick"], "build/bench-smoke")], ids=["meant", "quick"]
+)
+def test_tiny_sizes_do_not_overwrite_what_was_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str], directory: str,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    with claimed(Path(directory)):
+        assert main([*arguments, "scales"]) == 2
+    assert f"writes to {directory}: wait" in capsys.readouterr().err
+
+
 def a_result(*, met: bool = True) -> Result:
     table = Table("Speeds", [Column("route"), Column("ms", ".1f"), Column("goal")])
     result = Result([table])
@@ -184,7 +197,20 @@ def test_a_picture_is_drawn_of_names_of_lines_on_log_axes_and_with_goals_and_spr
             name=str(number), title="t", x_label="x", y_label="y", series=[series, series], goal=goal, log_y=log,
             log_x=log and series is line,
         )  # fmt: skip
-        assert draw(plot, tmp_path, quick=number == 0).read_bytes().startswith(b"\x89PNG")
+        assert draw(plot, tmp_path).read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.skipif(not can_draw(), reason="matplotlib is in the extra `bench` alone")
+def test_a_picture_of_tiny_sizes_is_stamped(tmp_path: Path) -> None:
+    pictures = []
+    for quick in (False, True, True):
+        result = a_result()
+        result.plots = [
+            Plot(name="tiny", title="t", x_label="x", y_label="y", series=[Series("a", [1, 2], [3.0, 4.0])])
+        ]
+        assert Report(tmp_path, {}, quick=quick).tell(TINY, result)
+        pictures.append((tmp_path / "tiny.png").read_bytes())
+    assert pictures[0] != pictures[1] == pictures[2]
 
 
 def below(directory: Path) -> list[str]:
@@ -227,28 +253,35 @@ async def test_a_run_that_is_stopped_says_so_and_leaves_no_process_and_no_direct
     await until(lambda: not below(made))
 
 
+async def when_told(_: Options) -> Result:
+    await asyncio.to_thread(sys.stdin.readline)
+    return a_result()
+
+
+TOLD = Bench("told", "When does nobody read any more?", when_told)
+RUN = """
+import sys
+from pathlib import Path
+from bench.__main__ import run_all
+from bench.frame import Options
+from tests.bench.test_run import TINY, TOLD
+sys.exit(run_all([TOLD, TINY], Options(), "make bench", Path(sys.argv[1])))
+"""
+
+
 def test_where_nobody_reads_any_more_a_run_ends_quietly_and_its_result_is_written(tmp_path: Path) -> None:
-    """`make bench ARGS="scales units" | head`."""
-    command = [
-        sys.executable,
-        "-m",
-        "bench",
-        "scales",
-        "units",
-        "--quick",
-        "--seconds",
-        "0.05",
-        "--out",
-        str(tmp_path),
-    ]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
+    """As of `make bench | head`."""
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", RUN, str(tmp_path)], cwd=ROOT, text=True, **pipes) as run:
+        assert run.stdin is not None
         assert run.stdout is not None
         assert run.stderr is not None
-        while not run.stdout.readline().startswith("== scales"):
+        while not run.stdout.readline().startswith("== told"):
             pass
         run.stdout.close()
+        run.stdin.write("go on\n")
+        run.stdin.flush()
         said = run.stderr.read()
     assert run.returncode == 141
-    assert "Traceback" not in said
-    assert "BrokenPipe" not in said
-    assert {path.stem for path in tmp_path.glob("*.json")} == {"scales"}
+    assert [line[11:].split()[:2] for line in said.splitlines()] == [["told", "begins"], ["told", "took"]]
+    assert {path.stem for path in tmp_path.glob("*.json")} == {"told"}
