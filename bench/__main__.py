@@ -74,7 +74,7 @@ examples:
 Tables go to standard output; they, as JSON, and the plots to build/bench/, those
 of --quick to build/bench-smoke/.
 
-A goal that is missed is told, in its table and in the last line of the run, and is
+A goal that is missed is told, in its table and at the end of the run, and is
 no failure. The exit code is 1 where numbers are wrong, as where an answer was no 201
 or a sandbox was handed out twice, where a bench could not run or a file not be
 written; 2 where nothing was begun; 130 after Ctrl-C, 143 after SIGTERM.
@@ -98,13 +98,13 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         with claimed(directory):
             command = as_typed(sys.argv[1:] if arguments is None else arguments)
-            return _all(chosen, options, command, directory)
+            return run_all(chosen, options, command, directory)
     except CannotWrite as error:
         sys.stderr.write(f"bench: {error}\n")
         return 2
 
 
-def _all(chosen: list[Bench], options: Options, command: str, directory: Path) -> int:
+def run_all(chosen: list[Bench], options: Options, command: str, directory: Path) -> int:
     """Run these; the exit code."""
     stop, report = Stop(), None
     try:

@@ -47,15 +47,17 @@ def draw(plot: Plot, directory: Path, *, quick: bool = False) -> Path:
     return path
 
 
-def short(number: float, _: object = None) -> str:
-    """Three digits of it, or all before the point, and no exponent.
+def short(number: float, _: object = None, *, beside: float = 0.0) -> str:
+    """Three digits of it, or all before the point, and no exponent; none finer than those of one `beside` it.
 
     >>> [short(n) for n in (0, 0.01234, 1.0, 13.47, 1080.4, 63894)]
     ['0', '0.0123', '1', '13.5', '1,080', '63,894']
+    >>> [short(n, beside=2.7) for n in (1.5, 0.0084, 0.0003)]
+    ['1.5', '0.01', '0']
     """
     if not number or not math.isfinite(number):
         return "0" if number == 0 else ""
-    digits = max(0, 2 - math.floor(math.log10(abs(number))))
+    digits = max(0, 2 - math.floor(math.log10(max(abs(number), beside))))
     text = f"{number:,.{digits}f}"
     return text.rstrip("0").rstrip(".") if digits else text
 
@@ -63,6 +65,7 @@ def short(number: float, _: object = None) -> str:
 def _names(axes: Any, plot: Plot) -> None:
     """Groups of bars by name; of points where the axis has no 0 for a bar to stand at."""
     width = 0.8 / len(plot.series)
+    highest = 0.0 if plot.log_y else max([0.0, *(y for series in plot.series for y in series.y)])
     for n, series in enumerate(plot.series):
         places = [place + (n - (len(plot.series) - 1) / 2) * width for place in range(len(series.x))]
         if plot.log_y:
@@ -74,8 +77,9 @@ def _names(axes: Any, plot: Plot) -> None:
             axes.errorbar(places, series.y, yerr=_errors(series), fmt="none", ecolor="black", capsize=4)
         for place, top, value in zip(places, tops, series.y, strict=True):
             axes.annotate(
-                short(value), (place, top), xytext=(0, 4), textcoords="offset points", ha="center", fontsize=8
-            )
+                short(value, beside=highest), (place, top), xytext=(0, 7), textcoords="offset points", ha="center",
+                fontsize=8, zorder=5, bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 0.6},
+            )  # fmt: skip
     names = [str(x) for x in max((series.x for series in plot.series), key=len)]
     many = len(names) > 6
     axes.set_xticks(range(len(names)), names, rotation=25 if many else 0, ha="right" if many else "center")

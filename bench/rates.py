@@ -74,7 +74,7 @@ class Rate:
     @property
     def judged(self) -> str:
         """The goal and what became of it."""
-        one_core = f"one core of ours {self.of_one_core:,.0f}/s, limited by {self.limit}"
+        one_core = f"one core of ours {self.of_one_core:,.0f}/s, limit: {self.limit}"
         return f"{self.what}: {self.goal:,}/s, seen {self.per_s:,.0f}/s ({one_core})"
 
 

@@ -105,10 +105,11 @@ class Report:
         }
 
     def close(self) -> None:
-        """The last line: which goals were missed. Of tiny sizes that says nothing."""
+        """In the end: which goals were missed. Of tiny sizes that says nothing."""
         if self._quick or not self._judged:
             return
-        print(f"goals missed: {'; '.join(self._missed)}" if self._missed else f"goals: all {self._judged} met")
+        said = f"goals missed: {len(self._missed)} of {self._judged}" if self._missed else "goals missed: none"
+        print("\n".join([said, *(f"  {missed}" for missed in self._missed)]))
 
 
 def _reason(error: OSError) -> str:

@@ -117,6 +117,8 @@ def test_every_bench_runs_and_finds_something_whatever_the_caller_has_set(tmp_pa
         assert "commit" in found["conditions"]["broker"]
         assert found["conditions"]["command"].startswith('make bench ARGS="--quick --out')
         assert found["quick"]
-        if name in ("exhausted", "growth"):
+        if name in ("exhausted", "growth", "memory", "rates", "start"):
             assert found["goals"]
+            assert {row["goal"] for row in found["tables"][0]["rows"]} <= {"met", "missed"}
+        if name in ("exhausted", "growth"):
             assert [goal["goal"] for goal in found["goals"] if not goal["met"]] == []

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from bench import surroundings
-from bench.__main__ import as_typed, main
+from bench.__main__ import as_typed, main, run_all
 from bench.frame import Bench, Column, Options, Plot, Result, Series, Table
-from bench.plots import can_draw, draw
+from bench.plots import can_draw, draw, short
 from bench.report import LOCK, Report, claimed
 from local.engine import ROOT
 
@@ -73,6 +73,19 @@ def test_of_two_runs_into_one_directory_the_second_is_refused_and_a_lock_of_the_
         pass
 
 
+@pytest.mark.parametrize(
+    ("arguments", "directory"), [([], "build/bench"), (["--quick"], "build/bench-smoke")], ids=["meant", "quick"]
+)
+def test_tiny_sizes_do_not_overwrite_what_was_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str], directory: str,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    with claimed(Path(directory)):
+        assert main([*arguments, "scales"]) == 2
+    assert f"writes to {directory}: wait" in capsys.readouterr().err
+
+
 def a_result(*, met: bool = True) -> Result:
     table = Table("Speeds", [Column("route"), Column("ms", ".1f"), Column("goal")])
     result = Result([table])
@@ -98,21 +111,59 @@ def test_a_full_disk_loses_no_table_and_is_a_failure(tmp_path: Path, capsys: pyt
 @pytest.mark.parametrize(
     ("met", "quick", "last"),
     [
-        (True, False, "goals: all 1 met"),
-        (False, False, "goals missed: tiny: bare: 1 ms"),
-        (False, True, "bare   1.2  missed"),
+        (True, False, ["goals missed: none"]),
+        (False, False, ["goals missed: 1 of 1", "  tiny: bare: 1 ms"]),
+        (False, True, []),
     ],
     ids=["met", "missed", "quick"],
 )
-def test_a_missed_goal_is_told_in_the_last_line_and_is_no_failure(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], met: bool, quick: bool, last: str
+def test_a_missed_goal_is_told_in_the_end_and_is_no_failure(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], met: bool, quick: bool, last: list[str]
 ) -> None:
     report = Report(tmp_path, {}, quick=quick)
     assert report.tell(TINY, a_result(met=met))
+    assert f"bare   1.2  {'met' if met else 'missed'}" in capsys.readouterr().out
     report.close()
-    assert capsys.readouterr().out.splitlines(keepends=False)[-1 - quick] == last
+    assert capsys.readouterr().out.splitlines() == last
     found = json.loads((tmp_path / "tiny.json").read_text())
     assert found["goals"] == [{"goal": "bare: 1 ms", "met": met}]
+
+
+async def told_to_end(_: Options) -> Result:
+    os.kill(os.getpid(), signal.SIGINT)
+    await asyncio.sleep(3600)
+    return Result()
+
+
+def test_a_run_that_is_stopped_says_where_its_results_are_and_which_options_meant_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    handler = signal.getsignal(signal.SIGINT)
+    benches = [TINY, Bench("sized", "?", nothing, takes=("seconds",)), Bench("endless", "?", told_to_end)]
+    assert run_all(benches, Options(seconds=3.0), "make bench", tmp_path) == 130
+    said = capsys.readouterr()
+    assert said.err.splitlines()[-1] == f"bench: stopped; results so far are in {tmp_path}/"
+    assert "\n--seconds means nothing to tiny, endless.\n" in said.out
+    assert {path.stem for path in tmp_path.glob("*.json")} == {"tiny", "sized"}
+    assert signal.getsignal(signal.SIGINT) is handler
+
+
+@pytest.mark.parametrize(
+    ("number", "beside", "said"),
+    [
+        (0, 0, "0"),
+        (0.01234, 0, "0.0123"),
+        (0.00001, 0, "0.00001"),
+        (1.0, 0, "1"),
+        (13.47, 0, "13.5"),
+        (1080.4, 0, "1,080"),
+        (63894, 0, "63,894"),
+        (0.0084, 2.7, "0.01"),
+        (100, 2.7, "100"),
+    ],
+)
+def test_numbers_in_pictures_have_three_digits_and_no_exponent(number: float, beside: float, said: str) -> None:
+    assert short(number, beside=beside) == said
 
 
 def test_the_command_is_as_one_types_it() -> None:
@@ -146,7 +197,20 @@ def test_a_picture_is_drawn_of_names_of_lines_on_log_axes_and_with_goals_and_spr
             name=str(number), title="t", x_label="x", y_label="y", series=[series, series], goal=goal, log_y=log,
             log_x=log and series is line,
         )  # fmt: skip
-        assert draw(plot, tmp_path, quick=number == 0).read_bytes().startswith(b"\x89PNG")
+        assert draw(plot, tmp_path).read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.skipif(not can_draw(), reason="matplotlib is in the extra `bench` alone")
+def test_a_picture_of_tiny_sizes_is_stamped(tmp_path: Path) -> None:
+    pictures = []
+    for quick in (False, True, True):
+        result = a_result()
+        result.plots = [
+            Plot(name="tiny", title="t", x_label="x", y_label="y", series=[Series("a", [1, 2], [3.0, 4.0])])
+        ]
+        assert Report(tmp_path, {}, quick=quick).tell(TINY, result)
+        pictures.append((tmp_path / "tiny.png").read_bytes())
+    assert pictures[0] != pictures[1] == pictures[2]
 
 
 def below(directory: Path) -> list[str]:
@@ -189,28 +253,35 @@ async def test_a_run_that_is_stopped_says_so_and_leaves_no_process_and_no_direct
     await until(lambda: not below(made))
 
 
+async def when_told(_: Options) -> Result:
+    await asyncio.to_thread(sys.stdin.readline)
+    return a_result()
+
+
+TOLD = Bench("told", "When does nobody read any more?", when_told)
+RUN = """
+import sys
+from pathlib import Path
+from bench.__main__ import run_all
+from bench.frame import Options
+from tests.bench.test_run import TINY, TOLD
+sys.exit(run_all([TOLD, TINY], Options(), "make bench", Path(sys.argv[1])))
+"""
+
+
 def test_where_nobody_reads_any_more_a_run_ends_quietly_and_its_result_is_written(tmp_path: Path) -> None:
-    """`make bench ARGS="scales units" | head`."""
-    command = [
-        sys.executable,
-        "-m",
-        "bench",
-        "scales",
-        "units",
-        "--quick",
-        "--seconds",
-        "0.05",
-        "--out",
-        str(tmp_path),
-    ]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
+    """As of `make bench | head`."""
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", RUN, str(tmp_path)], cwd=ROOT, text=True, **pipes) as run:
+        assert run.stdin is not None
         assert run.stdout is not None
         assert run.stderr is not None
-        while not run.stdout.readline().startswith("== scales"):
+        while not run.stdout.readline().startswith("== told"):
             pass
         run.stdout.close()
+        run.stdin.write("go on\n")
+        run.stdin.flush()
         said = run.stderr.read()
     assert run.returncode == 141
-    assert "Traceback" not in said
-    assert "BrokenPipe" not in said
-    assert {path.stem for path in tmp_path.glob("*.json")} == {"scales"}
+    assert [line[11:].split()[:2] for line in said.splitlines()] == [["told", "begins"], ["told", "took"]]
+    assert {path.stem for path in tmp_path.glob("*.json")} == {"told"}
