@@ -3,10 +3,9 @@
 import math
 import random
 from collections.abc import Callable, Sequence
-from typing import Final, TypeVar
+from typing import Final
 
-RESAMPLES: Final = 400
-Round = TypeVar("Round")
+RESAMPLES: Final = 2000
 
 
 def percentile(ordered: Sequence[float], percent: float) -> float:
@@ -47,13 +46,18 @@ def mean(values: Sequence[float]) -> float:
     return sum(values) / len(values) if values else math.nan
 
 
+def geometric_mean(values: Sequence[float]) -> float:
+    """The mean of ratios: of one and its inverse it is 1. Of positive numbers."""
+    return math.exp(mean([math.log(value) for value in values]))
+
+
 def interval(
-    rounds: Sequence[Round], statistic: Callable[[Sequence[Round]], float], *, resamples: int = RESAMPLES
+    rounds: Sequence[float], statistic: Callable[[Sequence[float]], float], *, resamples: int = RESAMPLES
 ) -> tuple[float, float]:
     """Within which the statistic lies nine times of ten, if other rounds had been as these are (bootstrap).
 
-    Rounds are drawn whole, again and again with a fixed seed: samples of one round are no independent ones. The
-    statistic sees what was drawn (Efron, 1979; percentile interval).
+    One number a round: samples of one round are no independent ones. As many are drawn from them, again and again
+    with a fixed seed, and the statistic sees what was drawn (Efron, 1979; percentile interval).
     """
     source = random.Random(1)
     drawn = sorted(statistic(source.choices(rounds, k=len(rounds))) for _ in range(resamples))

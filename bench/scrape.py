@@ -18,7 +18,7 @@ from bench.frame import Bench, Column, Options, Plot, Result, Table, tell
 from bench.load import Job, Outcome
 from bench.processes import CpuWatch
 from bench.rig import Rig, open_rig
-from bench.samples import interval, mean, median, percentile
+from bench.samples import geometric_mean, interval, mean, median, percentile
 from bench.turns import turns
 
 STUDENTS: Final = 300
@@ -74,18 +74,12 @@ MEASURES: Final[dict[str, Statistic]] = {
 }
 
 
-def ratio(statistic: Statistic, pairs: Sequence[Pair]) -> float:
-    """With scrapes / without: the geometric mean over the rounds, so that a slow round counts as any other.
+def ratios(statistic: Statistic, pairs: Sequence[Pair]) -> list[float]:
+    """With scrapes / without, of each round, so that a slow one counts as any other; nan where one has nothing.
 
     Over all answers together a p99 would be that of the slowest rounds.
     """
-    logs = [math.log(_one(statistic, pair)) for pair in pairs]
-    return math.exp(mean(logs))
-
-
-def _one(statistic: Statistic, pair: Pair) -> float:
-    """Of one round; nan where one of both has nothing."""
-    return (statistic([pair.scraped]) or math.nan) / (statistic([pair.without]) or math.nan)
+    return [(statistic([p.scraped]) or math.nan) / (statistic([p.without]) or math.nan) for p in pairs]
 
 
 def verdict(low: float, high: float) -> str:
@@ -153,15 +147,15 @@ def add_ratios(result: Result, processes: int, pairs: list[Pair]) -> str:
     table = result.tables[0]
     verdicts = {}
     for name, statistic in MEASURES.items():
-        low, high = interval(pairs, lambda drawn, of=statistic: ratio(of, drawn))  # type: ignore[misc]
+        each = ratios(statistic, pairs)
+        found, (low, high) = geometric_mean(each), interval(each, geometric_mean)
         without, scraped = (statistic([p.without for p in pairs]), statistic([p.scraped for p in pairs]))
-        found = ratio(statistic, pairs)
         said = verdicts[name] = verdict(low, high)
         if name == JUDGED and said != OPEN:
             what = f"API processes: {processes}, p99 with scrapes / without under {GOAL}: {found:.3f}"
             result.judge(f"{what} ({low:.3f} to {high:.3f})", said == UNDER)
         table.add(processes, name, without, scraped, found, low, high, said)
-        table.samples[f"{processes} processes, {name}: with / without"] = [_one(statistic, p) for p in pairs]
+        table.samples[f"{processes} processes, {name}: with / without"] = each
     return verdicts[JUDGED]
 
 
