@@ -91,14 +91,15 @@ def verdict(low: float, high: float) -> str:
 
 async def run(options: Options) -> Result:
     sizes = Sizes(20, 10, 2, 50) if options.quick else Sizes()
-    result = Result([ratio_table(sizes), _costs(sizes)])
+    result = Result([ratio_table(sizes), cost_table(sizes)])
     for processes in PROCESSES[:1] if options.quick else PROCESSES:
         async with open_rig() as rig:
             stage = await Stage.open(rig, processes)
             await stage.burst(WARM_UP * processes)
             pairs = await _pairs(stage, sizes, processes)
             said = add_ratios(result, processes, pairs)
-            await _add_cost(result, rig, stage, pairs, sizes, judged=said == OPEN)
+            scrape_ms = await _scrape_ms(rig, stage, sizes)
+            add_cost(result, processes, pairs, sizes, scrape_ms=scrape_ms, judged=said == OPEN)
             result.wrong += stage.wrong + _wrong(pairs, sizes.scrapes)
     result.plots = [_plot(result.tables[0], sizes)]
     return result
@@ -159,7 +160,7 @@ def add_ratios(result: Result, processes: int, pairs: list[Pair]) -> str:
     return verdicts[JUDGED]
 
 
-def _costs(sizes: Sizes) -> Table:
+def cost_table(sizes: Sizes) -> Table:
     return Table(
         f"What {sizes.scrapes} scrapes at once cost, beside {sizes.students} allocations",
         [
@@ -179,23 +180,28 @@ def _costs(sizes: Sizes) -> Table:
     )
 
 
-async def _add_cost(
-    result: Result, rig: Rig, stage: Stage, pairs: list[Pair], sizes: Sizes, *, judged: bool
-) -> None:
+async def _scrape_ms(rig: Rig, stage: Stage, sizes: Sizes) -> float:
+    """Processor time of one scrape, where so many are asked at a time and nothing else."""
     job = Job(ports=[stage.apis[0].port], connections=sizes.scrapes, request=REQUEST, count=sizes.alone)
     async with rig.loading(job) as go:
         with CpuWatch(api=[stage.apis[0].pid]) as cpu:
             answered = len((await go()).statuses)
-    scrape_ms = 1000 * cpu.used_s["api"] / (answered or math.nan)
+    return 1000 * cpu.used_s["api"] / (answered or math.nan)
+
+
+def add_cost(
+    result: Result, processes: int, pairs: list[Pair], sizes: Sizes, *, scrape_ms: float, judged: bool
+) -> None:
+    """The row of these rounds; `judged`: the goal, as the rounds' ratios leave it open."""
     allocation_ms = cpu_ms([pair.without for pair in pairs])
     share = sizes.scrapes * scrape_ms / (sizes.students * allocation_ms or math.nan)
     slowest_s = median([max(scrapes.latencies_s, default=math.nan) for scrapes in _scrapes(pairs)])
     under = share < GOAL - 1
     if judged:
-        what = f"API processes: {len(stage.apis)}, p99 with scrapes / without under {GOAL}: not resolved; scrapes"
+        what = f"API processes: {processes}, p99 with scrapes / without under {GOAL}: not resolved; scrapes"
         result.judge(f"{what} take {share:.3f} of the allocations' CPU", under)
     said = "yes" if under else "no"
-    result.tables[1].add(len(stage.apis), scrape_ms, allocation_ms, share, said, 1000 * slowest_s)
+    result.tables[1].add(processes, scrape_ms, allocation_ms, share, said, 1000 * slowest_s)
 
 
 def _scrapes(pairs: list[Pair]) -> list[Outcome]:

@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from bench.frame import Result
 from bench.lane import BARE, BROKER, SDK, Block
 from bench.load import Outcome
 from bench.samples import geometric_mean, interval, mean, tail
-from bench.scrape import MEASURES, Pair, Sizes, add_ratios, ratios, verdict
+from bench.scrape import MEASURES, Pair, Sizes, add_cost, add_ratios, cost_table, ratios, verdict
 from bench.scrape import ratio_table as scrape_table
 from bench.throughput import add_ratio, ratio_plot, ratio_table
 from bench.turns import turns
@@ -161,11 +162,36 @@ def test_only_what_the_rounds_resolve_is_judged_by_them() -> None:
     result = Result([scrape_table(Sizes())])
     assert add_ratios(result, 1, [a_pair([1.0], [1.0]), a_pair([1.0], [2.0])]) == "not resolved"
     assert result.goals == []
+    rows = {row["of an allocation"]: row for row in result.tables[0].as_json()["rows"]}
+    assert rows["p99 ms"]["with / without"] == pytest.approx(math.sqrt(2))
     assert add_ratios(result, 1, [a_pair([1.0], [1.5])] * 2) == "not under"
     assert add_ratios(result, 2, [a_pair([1.0], [1.0])] * 2) == "under"
     assert [goal.met for goal in result.goals] == [False, True]
     samples = result.tables[0].as_json()["samples"]
     assert samples["2 processes, p99 ms: with / without"] == [1.0, 1.0]
+
+
+def test_the_goal_of_scrapes_is_one_of_the_slowest_and_not_of_the_mean() -> None:
+    result = Result([scrape_table(Sizes())])
+    assert add_ratios(result, 1, [a_pair([1.0] * 10, [0.5] * 9 + [2.0])] * 2) == "not under"
+
+
+@pytest.mark.parametrize(
+    ("scrape_ms", "said"), [(0.14, "yes"), (0.16, "no")], ids=["under a twentieth", "a twentieth"]
+)
+def test_what_rounds_leave_open_is_judged_by_what_scrapes_take_beside_allocations(
+    scrape_ms: float, said: str
+) -> None:
+    sizes, result = Sizes(students=300, scrapes=100), Result([scrape_table(Sizes()), cost_table(Sizes())])
+    scraped = replace(a_burst((201, 1.0)), beside=Outcome(latencies_s=[0.1, 0.3]))
+    pair = Pair(a_burst((201, 1.0), api_cpu_s=0.001), scraped)  # an allocation takes 1 ms
+    add_cost(result, 1, [pair], sizes, scrape_ms=scrape_ms, judged=False)
+    assert result.goals == []
+    add_cost(result, 1, [pair], sizes, scrape_ms=scrape_ms, judged=True)
+    assert [goal.met for goal in result.goals] == [said == "yes"]
+    row = result.tables[1].as_json()["rows"][0]
+    assert row["100 scrapes / 300 allocations"] == pytest.approx(scrape_ms / 3)
+    assert (row["goal"], row["slowest scrape ms"]) == (said, pytest.approx(300))
 
 
 @pytest.mark.parametrize(
