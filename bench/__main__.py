@@ -118,7 +118,7 @@ def run_all(chosen: list[Bench], options: Options, command: str, directory: Path
         sys.stderr.write(f"bench: stopped; {so_far}\n")
         return stopped.exit_code
     except BrokenPipeError:  # as of `| head`: who reads has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is buffered still
         return 141
     if failed:
         sys.stderr.write(f"bench: {', '.join(failed)} failed\n")
