@@ -90,7 +90,7 @@ def verdict(low: float, high: float) -> str:
 
 
 async def run(options: Options) -> Result:
-    sizes = Sizes(20, 10, 2, 50) if options.quick else Sizes()
+    sizes = Sizes(60, 10, 2, 50) if options.quick else Sizes()
     result = Result([ratio_table(sizes), cost_table(sizes)])
     for processes in PROCESSES[:1] if options.quick else PROCESSES:
         async with open_rig() as rig:

@@ -11,7 +11,6 @@ from typing import Final
 from bench.lane import BARE, BROKER, SDK, Lane
 from bench.rig import open_rig
 
-
 ROUTES: Final = {"broker": BROKER, "sdk": SDK, "bare": BARE}
 
 
