@@ -36,7 +36,7 @@ soak: .venv/dev .engine/ready ## an hour of chaos over real processes, the invar
 bench: .venv/bench .engine/ready ## the broker's speed, tables and plots (ARGS="throughput burst" for some, ARGS=--help)
 	@$(BIN)/python -m bench $(ARGS)
 
-bench-smoke: .venv/run .engine/ready ## every bench at a tiny size: does it run?
+bench-smoke: .venv/run .engine/ready ## every bench at a tiny size: does it run? (a test of make test does the same)
 	@$(BIN)/python -m bench --quick $(ARGS)
 
 dashboard: .venv/run ## write the Grafana dashboard anew from monitoring/grafana/*.py

@@ -14,6 +14,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.telemetry import TelemetryConfig
 from starlette.exceptions import HTTPException
 
+from app import collector
 from app.access import admitted, must_be_complete
 from app.audit import Audit
 from app.auth import Authenticator, Credential
@@ -263,6 +264,7 @@ def main() -> int:
     if isinstance(stop_tracing, int):
         return stop_tracing
     server = DrainingServer(config_of(app, settings), app.state.readiness, settings)
+    collector.calm()
     server.run()
     stop_tracing(server.left_s())
     return int(app.state.exit_code)

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from bench import pool
+from bench.rig import ADMIN_TOKEN, API_TOKEN
 from broker.boot import Boot
 from broker.metrics import Metrics
 from broker.settings import ApiSettings
@@ -19,8 +20,8 @@ async def open_core(store: str, table_name: str, *, shards: int) -> AsyncIterato
         {
             "BROKER_ENV": "development",
             "BROKER_TENANT": pool.TENANT,
-            "BROKER_API_TOKEN": "track-0a1b2c3d4e5f60718293a4b5",
-            "BROKER_ADMIN_TOKEN": "admin-0a1b2c3d4e5f60718293a4b5",
+            "BROKER_API_TOKEN": API_TOKEN,
+            "BROKER_ADMIN_TOKEN": ADMIN_TOKEN,
             "DDB_ENDPOINT_URL": store,
             "DDB_TABLE_NAME": table_name,
             "DDB_SHARDS": shards,

@@ -17,6 +17,12 @@ have it measured; very many short ones are asked all at once when one is dry. Dy
 GUESS_PER_S: Final = 300
 """Of the first block, by which the pools of later ones are judged."""
 MARGIN: Final = 1.5
+BARE: Final = "bare"
+SDK: Final = "broker, STORE_DOOR=sdk"
+BROKER: Final = "broker"
+DOORS: Final = {SDK: "sdk", BROKER: "direct"}
+"""The broker through the bare route's client, aioboto3, and through its own, as it ships (ADR 14)."""
+ROUTES: Final = (BARE, SDK, BROKER)
 
 
 @dataclass(slots=True)
@@ -47,6 +53,11 @@ class Block:
         """Share of a core that the engine used: near 1 the engine is measured, and not the route."""
         return self.engine_cpu_s / self.outcome.seconds if self.outcome.seconds else 0.0
 
+    @property
+    def engine_per_s(self) -> float:
+        """Allocations that the engine does in a second of its processor time: no route is faster."""
+        return self.allocated / self.engine_cpu_s if self.engine_cpu_s else 0.0
+
     def percentile_ms(self, percent: float) -> float:
         return 1000 * percentile(self._ordered, percent)
 
@@ -69,10 +80,13 @@ class Lane:
 
     @classmethod
     async def open(cls, rig: Rig, route: str, *, store: str) -> Self:
-        """Start the route, `broker` or `bare`, on a store."""
+        """Start the route, one of ROUTES, on a store."""
         table_name = await rig.table()
-        start = rig.api if route == "broker" else rig.bare
-        return cls(rig, await start(table_name, store=store, shards=SHARDS), table_name)
+        if route == BARE:
+            served = await rig.bare(table_name, store=store, shards=SHARDS)
+        else:
+            served = await rig.api(table_name, store=store, shards=SHARDS, STORE_DOOR=DOORS[route])
+        return cls(rig, served, table_name)
 
     @classmethod
     async def of_broker(cls, rig: Rig, settings: dict[str, str], *, settle_s: float) -> Self:

@@ -53,6 +53,7 @@ class Outcome:
     statuses: list[int] = field(default_factory=list)
     kept: list[Any] = field(default_factory=list)
     numbers: list[int] = field(default_factory=list)  # where something is kept
+    codes: dict[str, int] = field(default_factory=dict)  # of errors: how many answers had which code
     seconds: float = 0.0  # from the start to the last answer
     cpu_s: float = 0.0  # of the generator itself
     lag_s: float = 0.0  # how late it sent a request for which a connection was free, at the worst
@@ -65,6 +66,16 @@ class Outcome:
     def count(self, low: int, high: int | None = None) -> int:
         """Answers with a status from `low` to `high`, or of `low` alone."""
         return sum(low <= status <= (high or low) for status in self.statuses)
+
+    def served_s(self) -> list[float]:
+        """The latencies of answers of 201 alone, in order: a refusal is quick, or late, and no service."""
+        pairs = zip(self.latencies_s, self.statuses, strict=True)
+        return sorted(latency_s for latency_s, status in pairs if status == 201)
+
+    def last_served_s(self) -> float:
+        """When the last 201 came, from the start; 0 without any."""
+        pairs = zip(self.ended_s, self.statuses, strict=True)
+        return max((ended_s for ended_s, status in pairs if status == 201), default=0.0)
 
 
 class Connection(asyncio.Protocol):
@@ -227,6 +238,9 @@ class Load:
         outcome.latencies_s.append(now - connection.began_s)
         outcome.ended_s.append(now)
         outcome.statuses.append(status)
+        if status >= 400:
+            code = f"{status} {_code(body)}"
+            outcome.codes[code] = outcome.codes.get(code, 0) + 1
         if self._job.keep is not None:
             self._bodies.append(body)
             outcome.numbers.append(connection.number)
@@ -257,6 +271,14 @@ def _kept(body: bytes, name: str) -> Any:
         return json.loads(body).get(name)
     except ValueError:
         return None
+
+
+def _code(body: bytes) -> str:
+    """What an error of the broker is called; of another's answer nothing is known."""
+    try:
+        return str(json.loads(body)["error"]["code"])
+    except (ValueError, KeyError, TypeError):
+        return "without a code"
 
 
 def _cpu_s() -> float:

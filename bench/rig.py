@@ -17,8 +17,9 @@ from urllib.request import urlopen
 import aioboto3
 from aiobotocore.config import AioConfig
 
-from bench import pool
+from bench import metrics_page, pool
 from bench.load import Job, Outcome
+from bench.surroundings import only
 from broker.store.schema import create_table
 from local.children import Child, Children
 from local.engine import answers, free_port, ministack_command
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from types_aiobotocore_dynamodb import DynamoDBClient
 
 START_S: Final = 60.0
+KNOWN_S: Final = 30.0
+"""Until API processes know of each other."""
 API_TOKEN: Final = "track-0a1b2c3d4e5f60718293a4b5"
 ADMIN_TOKEN: Final = "admin-0a1b2c3d4e5f60718293a4b5"
 PROVIDER_TOKEN: Final = "provider-0a1b2c3d4e5f60718293"
@@ -175,18 +178,29 @@ class Rig:
         await pool.fill(self.dynamodb, table_name, first, last, shards=shards)
 
     async def api(self, table_name: str, *, store: str, shards: int, **settings: str) -> Served:
-        """`python -m app`, ready."""
+        """`python -m app` with these settings on top, ready."""
         port = free_port()
-        environment = {
-            **os.environ,
-            **SETTINGS,
-            "DDB_ENDPOINT_URL": store,
-            "DDB_TABLE_NAME": table_name,
-            "DDB_SHARDS": str(shards),
-            "API_PORT": str(port),
-            **settings,
-        }
+        environment = _environment(table_name, store, shards) | {"API_PORT": str(port)} | settings
         return await self._serve("api", port, [sys.executable, "-m", "app"], environment, lambda: ready(port))
+
+    async def apis(
+        self, number: int, table_name: str, *, store: str, shards: int, **settings: str
+    ) -> list[Served]:
+        """So many of them, which know of each other: they share the pool out among themselves.
+
+        The first one marks the table as the broker's; then the others start.
+        """
+
+        async def one() -> Served:
+            return await self.api(table_name, store=store, shards=shards, **settings)
+
+        apis = [await one(), *await asyncio.gather(*(one() for _ in range(number - 1)))]
+
+        def known() -> bool:
+            return all(metrics_page.value(api.port, "broker_api_processes") == number for api in apis)
+
+        await until(known, within_s=KNOWN_S)
+        return apis
 
     async def bare(self, table_name: str, *, store: str, shards: int, first: int = 1) -> Served:
         """The bare route, ready."""
@@ -194,7 +208,7 @@ class Rig:
         command = [sys.executable, "-m", "bench.bare", "--port", str(port), "--endpoint", store]
         command += ["--table", table_name, "--shards", str(shards), "--first", str(first)]
         command += ["--connections", str(CONNECTIONS)]
-        return await self._serve("bare", port, command, {**os.environ, **CREDENTIALS}, lambda: ready(port))
+        return await self._serve("bare", port, command, dict(os.environ), lambda: ready(port))
 
     async def provider(self, sandboxes: int) -> Served:
         """The simulated provider with so many accounts."""
@@ -207,14 +221,9 @@ class Rig:
     async def worker(
         self, table_name: str, *, store: str, provider: Served, shards: int, **settings: str
     ) -> Served:
-        """`python -m worker`, listening."""
+        """`python -m worker` with these settings on top, listening."""
         port = free_port()
-        environment = {
-            **os.environ,
-            **SETTINGS,
-            "DDB_ENDPOINT_URL": store,
-            "DDB_TABLE_NAME": table_name,
-            "DDB_SHARDS": str(shards),
+        environment = _environment(table_name, store, shards) | {
             "CSP_BASE_URL": provider.url,
             "CSP_API_TOKEN": PROVIDER_TOKEN,
             "WORKER_HOST": "127.0.0.1",
@@ -237,6 +246,7 @@ class Rig:
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             limit=1 << 30,
+            start_new_session=True,  # Ctrl-C is this process's to hear
         )
         if process.stdin is None or process.stdout is None:
             raise RigFailed("the load has no pipes")
@@ -260,15 +270,26 @@ class Rig:
             await process.wait()
 
 
+def _environment(table_name: str, store: str, shards: int) -> dict[str, str]:
+    """Of an API or a worker: what open_rig() has left, and the settings that all of them have."""
+    return {
+        **os.environ,
+        **SETTINGS,
+        "DDB_ENDPOINT_URL": store,
+        "DDB_TABLE_NAME": table_name,
+        "DDB_SHARDS": str(shards),
+    }
+
+
 @asynccontextmanager
 async def open_rig() -> AsyncIterator[Rig]:
-    """An engine that runs, and what can be put on it.
+    """An engine that runs, and what can be put on it. Meanwhile the caller's settings are out of the environment.
 
     Raises:
         RigFailed, EngineFailed: in one sentence, what is wrong.
     """
     async with AsyncExitStack() as stack:
-        os.environ.update({name: value for name, value in CREDENTIALS.items() if name not in os.environ})
+        stack.enter_context(only(CREDENTIALS))
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="broker-bench-")))
 
         async def dynamodb_of(url: str) -> "DynamoDBClient":

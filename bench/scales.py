@@ -31,7 +31,7 @@ async def run(options: Options) -> Result:
     """The load against a fixed answer, with each proxy between, and against the engine itself."""
     seconds = options.choose(BLOCK_S, 0.3)
     found = Table(
-        f"The scales by themselves, closed loop, {CONNECTIONS} connections",
+        f"The scales by themselves, closed loop, {CONNECTIONS} connections, {seconds:g} s each",
         [
             Column("what"),
             Column("requests/s"),
@@ -104,4 +104,9 @@ def _row(outcome: Outcome, answered: int, cpu_s: float) -> tuple[float, ...]:
     )
 
 
-BENCH = Bench(name="scales", question="How fast are load generator, proxies and engine by themselves?", run=run)
+BENCH = Bench(
+    name="scales",
+    question="How fast are load generator, proxies and engine by themselves?",
+    run=run,
+    takes=("seconds",),
+)

@@ -6,15 +6,18 @@
 import argparse
 import asyncio
 import sys
+from typing import Final
 
-from bench.lane import Lane
+from bench.lane import BARE, BROKER, SDK, Lane
 from bench.rig import open_rig
+
+ROUTES: Final = {"broker": BROKER, "sdk": SDK, "bare": BARE}
 
 
 async def run(*, route: str, seconds: float, delay_ms: float, connections: int) -> None:
     async with open_rig() as rig:
         store = await rig.delayed(delay_ms)
-        lane = await Lane.open(rig, route, store=store)
+        lane = await Lane.open(rig, ROUTES[route], store=store)
         print(f"engine {rig.engine.pid}, {route} {lane.working_pid} (port {lane.served.port})", flush=True)
         ends_at = asyncio.get_running_loop().time() + seconds
         while (left_s := ends_at - asyncio.get_running_loop().time()) > 0:
@@ -31,7 +34,7 @@ def main() -> int:
         "python -m bench.stand", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--seconds", type=float, default=20)
-    parser.add_argument("--route", choices=("broker", "bare"), default="broker")
+    parser.add_argument("--route", choices=ROUTES, default="broker", help="sdk: through aioboto3")
     parser.add_argument("--delay-ms", type=float, default=0, help="how far away the store is (default: 0)")
     parser.add_argument("--connections", type=int, default=32)
     options = parser.parse_args()

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Final
 
-from bench.frame import Bench, Column, Options, Plot, Result, Series, Table, tell
+from bench.frame import Bench, Column, Options, Plot, Result, Table, tell
 from bench.lane import Block, Lane
 from bench.rig import Rig, open_rig
 from bench.samples import median
@@ -80,7 +80,7 @@ async def run(options: Options) -> Result:
             costs = ", ".join(f"{kind} {of[-1].cpu_ms:.2f} ms" for kind, of in blocks.items())
             tell(f"round {number + 1} of {rounds}: {costs}")
     received = {kind: collector.received for kind, collector in collectors.items()}
-    found = _table(blocks, received)
+    found = _table(blocks, received, seconds)
     wrong = [problem for lane in lanes.values() for problem in lane.wrong] + unlike(received)
     return Result([found], [_plot(found)], wrong)
 
@@ -102,23 +102,28 @@ def unlike(received: dict[str, int]) -> list[str]:
     return problems
 
 
-def _table(blocks: dict[str, list[Block]], received: dict[str, int]) -> Table:
+def _table(blocks: dict[str, list[Block]], received: dict[str, int], seconds: float) -> Table:
     found = Table(
-        f"Processor time of an allocation, by what is recorded (closed loop, {CONNECTIONS} connections)",
+        f"Processor time of an allocation, by what is recorded (closed loop, {CONNECTIONS} connections, "
+        f"{len(blocks[OFF])} x {seconds:g} s each)",
         [
             Column("recorded"),
             Column("CPU ms each", ".2f"),
+            Column("lowest", ".2f", "CPU ms each, lowest"),
+            Column("highest", ".2f", "CPU ms each, highest"),
             Column("over off", ".2f"),
-            Column("lowest", ".2f"),
-            Column("highest", ".2f"),
+            Column("lowest", ".2f", "over off, lowest"),
+            Column("highest", ".2f", "over off, highest"),
             Column("spans sent MB", ".2f"),
         ],
         notes=["Medians over the rounds; over off: of the pairs within a round. Sending the spans is part of it."],
     )
     for kind, of in blocks.items():
         ratios = [block.cpu_ms / off.cpu_ms for block, off in zip(of, blocks[OFF], strict=True) if off.cpu_ms]
+        costs = [block.cpu_ms for block in of]
+        found.samples[f"{kind}: CPU ms each"] = costs
         found.add(
-            kind, median([block.cpu_ms for block in of]), median(ratios),
+            kind, median(costs), min(costs), max(costs), median(ratios),
             min(ratios, default=0.0), max(ratios, default=0.0), received[kind] / 1e6,
         )  # fmt: skip
     return found
@@ -127,11 +132,13 @@ def _table(blocks: dict[str, list[Block]], received: dict[str, int]) -> Table:
 def _plot(found: Table) -> Plot:
     return Plot(
         name="tracing",
-        title="Processor time of an allocation, by the share of requests that is traced",
-        x_label="recorded",
-        y_label="ms",
-        series=[Series("CPU", [str(row[0]) for row in found.rows], [float(row[1] or 0) for row in found.rows])],
+        title="Processor time of an allocation, by the share of requests that is traced (lowest, median, highest)",
+        x_label="requests of which spans are recorded",
+        y_label="processor time of an allocation, ms",
+        series=[
+            found.bars("CPU", "recorded", "CPU ms each", low="CPU ms each, lowest", high="CPU ms each, highest")
+        ],
     )
 
 
-BENCH = Bench(name="tracing", question="What does tracing cost for an allocation?", run=run)
+BENCH = Bench(name="tracing", question="What does tracing cost for an allocation?", run=run, takes=("seconds",))

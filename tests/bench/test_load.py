@@ -141,6 +141,20 @@ async def test_other_answers_than_hoped_for_are_told_by_their_status() -> None:
     assert (outcome.count(201), outcome.count(500, 599)) == (0, 3)
 
 
+async def test_errors_are_counted_by_status_and_code_and_who_was_served_is_told_from_them() -> None:
+    async def refusal(line: bytes) -> bytes:
+        return b'{"error": {"code": "DEADLINE_EXCEEDED"}}' if line.startswith(b"GET /0 ") else b"Bad Gateway"
+
+    async with answering(refusal, status=503) as refusing, answering(number_of) as serving:
+        refused = await outcome_of(refusing, count=3)
+        served = await outcome_of(serving, count=3)
+    assert refused.codes == {"503 DEADLINE_EXCEEDED": 1, "503 without a code": 2}
+    assert (refused.served_s(), refused.last_served_s()) == ([], 0.0)
+    assert served.codes == {}
+    assert served.served_s() == sorted(served.latencies_s)
+    assert served.last_served_s() == served.seconds
+
+
 async def test_an_answer_in_pieces_is_one_answer() -> None:
     async def long(_: bytes) -> bytes:
         return b'{"path": "%s"}' % (b"x" * 300_000)

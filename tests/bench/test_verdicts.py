@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 
 from bench.exhausted import NEW, REPEATING, Reads, Storm
-from bench.frame import Column, Table
 from bench.growth import risen
 from bench.load import Outcome
 from bench.meter import READ, TABLE, Spent
+from bench.rates import Rate
 from bench.samples import slope
 from bench.tracing import ALL, KINDS, OFF, unlike
 
@@ -21,23 +21,38 @@ def a_storm(
 
 
 @pytest.mark.parametrize(
-    ("storm", "said"),
+    ("storm", "missed"),
     [
         (a_storm(), ""),
         (a_storm(REPEATING, claims=3, consistent=3.0), ""),
-        (a_storm(statuses=(409,) * 40 + (201,)), "1 answers were no 409"),
-        (a_storm(queries=40), "20.0 index queries/s"),
+        (a_storm(queries=39), ""),
+        (a_storm(queries=40), "20.0 index queries/s of less than 20"),
         (a_storm(consistent=39.0), "39 were consistent"),
         (a_storm(claims=41, consistent=41.0), "41 reads of claims for 40 refusals"),
         (a_storm(claims=39, consistent=39.0), "39 reads of claims for 40 refusals"),
         (a_storm(REPEATING), "40 reads of claims for 40 refusals"),
     ],
-    ids=["as meant", "shared", "a 201", "queries", "eventual", "a read too many", "one missing", "not shared"],
+    ids=["as meant", "shared", "just", "queries", "eventual", "a read too many", "one missing", "not shared"],
 )
-def test_a_storm_of_refusals_that_reads_otherwise_than_promised_is_told(storm: Storm, said: str) -> None:
-    problems = storm.wrong()
-    assert said in " ".join(problems)
-    assert bool(problems) == bool(said)
+def test_a_storm_of_refusals_that_reads_otherwise_than_promised_misses_a_goal_and_is_sound(
+    storm: Storm, missed: str
+) -> None:
+    misses = [goal.what for goal in storm.goals() if not goal.met]
+    assert len(misses) == bool(missed)
+    assert missed in " ".join(misses)
+    assert storm.wrong() == []
+
+
+@pytest.mark.parametrize(
+    ("storm", "said"),
+    [
+        (a_storm(statuses=(409,) * 40 + (201,)), "1 answers were no 409, 0 did not come"),
+        (a_storm(statuses=()), "0 answers were no 409, 0 did not come"),
+    ],
+    ids=["a 201", "none"],
+)
+def test_a_storm_that_was_answered_otherwise_is_wrong(storm: Storm, said: str) -> None:
+    assert storm.wrong() == [f"{NEW}, 2 processes: {said}"]
 
 
 def test_reads_of_claims_are_told_from_other_calls_and_consistent_ones_by_their_units() -> None:
@@ -50,29 +65,33 @@ def test_reads_of_claims_are_told_from_other_calls_and_consistent_ones_by_their_
     assert Reads.of(spent) == Reads(claims=3, consistent=2.0, queries=4, other=1)
 
 
-def counted(*rows: tuple[int, float, float]) -> Table:
-    """Of one operation by pool size: round trips and rows examined."""
-    titles = ("operation", "pool", "measured", "round trips", "rows examined", "RCU", "WCU")
-    table = Table("One operation", [Column(title) for title in titles])
-    for size, trips, examined in rows:
-        table.add("expire", size, 10, trips, examined, 2.0, 9.0)
-    return table
+@pytest.mark.parametrize(
+    ("now", "said"),
+    [
+        ((4.0, 4.0, 2.0, 9.0), []),
+        ((5.5, 4.25, 3.0, 11.75), []),
+        ((8.0, 1.0, 2.0, 9.0), ["round trips rose from 4.00 to 8.00"]),
+        ((4.0, 80.0, 2.0, 12.0), ["rows examined rose from 1.00 to 80.00", "WCU rose from 9.00 to 12.00"]),
+    ],
+    ids=["flat", "just", "more calls", "more rows and units"],
+)
+def test_a_count_that_rises_with_the_pool_is_told(now: tuple[float, ...], said: list[str]) -> None:
+    assert risen((4.0, 1.0, 2.0, 9.0), now) == said
 
 
 @pytest.mark.parametrize(
-    ("table", "said"),
+    ("cpu_s", "engine_cpu_s", "limit"),
     [
-        (counted((100, 4, 1), (10_000, 4, 4)), []),
-        (counted((100, 4, 1), (10_000, 8, 1)), ["expire: round trips rose from 4.00 to 8.00 in a pool of 10,000"]),
-        (
-            counted((100, 4, 1), (10_000, 4, 80)),
-            ["expire: rows examined rose from 1.00 to 80.00 in a pool of 10,000"],
-        ),
+        (0.9, 0.3, "our process"),
+        (0.3, 0.9, "engine"),
+        (0.5, 0.5, "both, in turn"),
+        (0.5, 0.0, "neither: the machine was busy"),
     ],
-    ids=["flat", "more calls", "more rows"],
+    ids=["ours", "the engine", "both", "neither"],
 )
-def test_a_count_that_rises_with_the_pool_is_told(table: Table, said: list[str]) -> None:
-    assert risen(table) == said
+def test_what_limited_a_rate_is_who_was_busy(cpu_s: float, engine_cpu_s: float, limit: str) -> None:
+    rate = Rate("lock", goal=500, number=100, seconds=1.0, cpu_s=cpu_s, engine_cpu_s=engine_cpu_s)
+    assert rate.limit == limit
 
 
 def test_spans_where_none_are_to_be_and_none_where_they_are_to_be_are_told() -> None:
