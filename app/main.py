@@ -29,7 +29,7 @@ from app.job_desk import JobDesk
 from app.key_desk import KeyDesk
 from app.key_ring import KeyRing
 from app.limits import RateLimitMiddleware, RateLimits
-from app.metrics_page import MetricsPage
+from app.metrics_page import MetricsPage, Waiting
 from app.middleware import AdminAlias, Crashes, Deadlines, InputLimits, RequestContext
 from app.openapi import DocumentedApi
 from app.pool_gauges import PoolGauges
@@ -99,7 +99,8 @@ def create_app(
     )
     app.state.settings = settings
     app.state.metrics = metrics
-    app.state.metrics_page = MetricsPage(metrics.registry)
+    waiting = Waiting()
+    app.state.metrics_page = MetricsPage(metrics.registry, waiting)
     app.state.readiness = Readiness()
     app.state.guard = Guard(settings.process, table_name=settings.table_name)
     app.state.parts = None
@@ -109,7 +110,7 @@ def create_app(
     app.state.ceilings = TenantCeilings(monotonic=monotonic)
     _add_routes(app, settings)
     must_be_complete(app)
-    _add_middleware(app, settings, metrics)
+    _add_middleware(app, settings, metrics, waiting)
     app.add_exception_handler(BrokerError, on_broker_error)
     app.add_exception_handler(RequestValidationError, on_invalid_request)
     app.add_exception_handler(HTTPException, on_http_error)
@@ -133,7 +134,7 @@ def _add_routes(app: FastAPI, settings: ApiSettings) -> None:
         app.include_router(ops.docs)
 
 
-def _add_middleware(app: FastAPI, settings: ApiSettings, metrics: Metrics) -> None:
+def _add_middleware(app: FastAPI, settings: ApiSettings, metrics: Metrics, waiting: Waiting) -> None:
     """The last one added is the outermost."""
     limits = RateLimits(
         per_student=settings.limit_per_student,
@@ -158,7 +159,7 @@ def _add_middleware(app: FastAPI, settings: ApiSettings, metrics: Metrics) -> No
     app.add_middleware(InputLimits)
     app.add_middleware(Crashes)
     app.add_middleware(Cors, origins=settings.cors_origins)
-    app.add_middleware(RequestContext, metrics=metrics, readiness=app.state.readiness)
+    app.add_middleware(RequestContext, metrics=metrics, readiness=app.state.readiness, waiting=waiting)
     if settings.traced:
         app.add_middleware(Traces)
 

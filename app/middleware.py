@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.errors import broker_error, plain_error
 from app.headers import header, malformed
+from app.metrics_page import Waiting
 from app.readiness import Readiness
 from broker.errors import DeadlineExceeded, InvalidInput
 from broker.logs import request_id
@@ -50,10 +51,11 @@ class RequestContext:
     While the process drains every answer ends its connection: the next request goes to another process.
     """
 
-    def __init__(self, app: ASGIApp, *, metrics: Metrics, readiness: Readiness) -> None:
+    def __init__(self, app: ASGIApp, *, metrics: Metrics, readiness: Readiness, waiting: Waiting) -> None:
         self._app = app
         self._metrics = metrics
         self._readiness = readiness
+        self._waiting = waiting
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -67,6 +69,7 @@ class RequestContext:
         token = request_id.set(current)
         began = time.perf_counter()
         status = 500
+        counted = scope["path"] not in PROBES
 
         async def with_headers(message: Message) -> None:
             nonlocal status
@@ -77,9 +80,11 @@ class RequestContext:
                     message["headers"].append((b"connection", b"close"))
             await send(message)
 
+        self._waiting.count += counted
         try:
             await self._app(scope, receive, with_headers)
         finally:
+            self._waiting.count -= counted
             self._record(scope, status, time.perf_counter() - began)
             request_id.reset(token)
 

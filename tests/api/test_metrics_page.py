@@ -1,13 +1,17 @@
-"""A page of metrics is written once for all who ask at one moment, and is never older than the question."""
+"""A page of metrics is written once for all who ask at one moment, after the crowd, never before the question."""
 
 import asyncio
 from collections.abc import Iterable
 
+import pytest
 from prometheus_client import CollectorRegistry, Metric
 from prometheus_client.metrics_core import CounterMetricFamily
 from prometheus_client.registry import Collector
 
-from app.metrics_page import MetricsPage
+from app import metrics_page
+from app.metrics_page import CROWD, MetricsPage, Waiting
+from local.store_proxy import StoreProxy
+from tests.api.service import Api
 
 
 class Written(Collector):
@@ -27,7 +31,14 @@ class Written(Collector):
 def a_page() -> tuple[MetricsPage, Written]:
     registry, written = CollectorRegistry(), Written()
     registry.register(written)
-    return MetricsPage(registry), written
+    return MetricsPage(registry, Waiting()), written
+
+
+def a_crowded_page() -> tuple[MetricsPage, Waiting]:
+    waiting = Waiting(CROWD + 1)
+    registry = CollectorRegistry()
+    registry.register(Written())
+    return MetricsPage(registry, waiting), waiting
 
 
 async def test_who_asks_at_one_moment_gets_one_page() -> None:
@@ -51,3 +62,35 @@ async def test_who_hangs_up_takes_nobodys_page_away() -> None:
     await asyncio.sleep(0)
     first.cancel()
     assert b"written_total 1.0" in await second
+
+
+async def test_a_scrape_gives_way_to_a_crowd_until_it_is_served(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics_page, "GIVE_WAY_S", 600.0)
+    page, waiting = a_crowded_page()
+    asked = asyncio.create_task(page.text())
+    done, _ = await asyncio.wait([asked], timeout=0.3)
+    assert not done
+    waiting.count = CROWD
+    assert b"written_total 1.0" in await asyncio.wait_for(asked, 60)
+
+
+async def test_a_crowd_that_does_not_end_holds_up_no_scrape_for_good(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics_page, "GIVE_WAY_S", 0.1)
+    page, _ = a_crowded_page()
+    assert b"written_total 1.0" in await asyncio.wait_for(page.text(), 60)
+
+
+async def test_who_was_answered_waits_no_more_and_probes_never_did(proxied: Api, proxy: StoreProxy) -> None:
+    waiting: Waiting = proxied.app.state.metrics_page._waiting
+    seen: set[int] = set()
+
+    async def look(_: object) -> None:
+        scrape = asyncio.create_task(proxied.http.get("/metrics"))
+        while not scrape.done():
+            seen.add(waiting.count)
+            await asyncio.sleep(0)
+
+    await proxied.fill(1)
+    with proxy.before("TransactWriteItems", look):
+        statuses = [(await proxied.allocate("s-1")).status_code, (await proxied.http.get("/nowhere")).status_code]
+    assert (statuses, seen, waiting.count) == ([201, 404], {1}, 0)
