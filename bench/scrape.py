@@ -175,7 +175,8 @@ def cost_table(sizes: Sizes) -> Table:
             f"CPU of one scrape: {sizes.scrapes} are asked at a time, and nothing else. The page is written once "
             "for all who ask within 20 ms: what each costs is its request, and its share of that page.",
             "CPU of one allocation: in the bursts without scrapes. Where the API's processor is the limit, the "
-            f"last one waits for both: by {sizes.scrapes} scrapes / {sizes.students} allocations longer.",
+            f"last one waits for both at most, by {sizes.scrapes} scrapes / {sizes.students} allocations "
+            "longer: scrapes give way to a crowd, and are answered after it.",
         ],
     )
 
