@@ -171,15 +171,14 @@ async def json_or_nothing(request: Request) -> Any:
         raise InvalidInput("body", "is not valid JSON; this route needs none") from None
 
 
-async def release_of(request: Request) -> ReleaseIn:
-    """What a release says of itself: nothing, where none or other JSON was sent.
+async def release_of(request: Request, sent: Any) -> ReleaseIn:
+    """What a release says of itself by the JSON that it sent: nothing, where that was none or other.
 
     Raises:
-        InvalidInput: it is no JSON; or it means to name a generation, and does not: ignored, it would release a
-            later allocation.
+        InvalidInput: it means to name a generation, and does not: ignored, it would release a later allocation.
         RequestValidationError: its generation is none.
     """
-    if sent := await json_or_nothing(request):
+    if sent:
         _names_a_generation_well(json.loads(await request.body(), object_pairs_hook=_Members))
     with _named_as_body(ReleaseIn):
         return ReleaseIn.model_validate(sent if isinstance(sent, dict) else {})

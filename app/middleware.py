@@ -72,9 +72,11 @@ class RequestContext:
         counted = scope["path"] not in PROBES
 
         async def with_headers(message: Message) -> None:
-            nonlocal status
+            nonlocal status, counted
             if message["type"] == "http.response.start":
                 status = message["status"]
+                self._waiting.count -= counted  # who reads slowly waits no more
+                counted = False
                 message["headers"] = _merged(message["headers"], current)
                 if self._readiness.draining:
                     message["headers"].append((b"connection", b"close"))

@@ -4,6 +4,7 @@ import asyncio
 import random
 from typing import Final
 
+from broker.errors import StoreThrottled, StoreUnavailable
 from broker.evidence import Evidence
 from broker.peers import Share
 from broker.pool import Pool, Span
@@ -77,43 +78,71 @@ class Walk:
 
         Returns:
             What to try, in order, checked against the base table where asked; and whether it is a peer's.
+
+        Raises:
+            StoreThrottled, StoreUnavailable: a part could not be read, and no other had anything. The walk does
+                not end without it.
         """
         found: list[Sandbox] = []
+        trouble = None
         if mine := [part for part in self._left if part in self._mine]:
-            found += await self._read(mine[:1], wanted, checking=checking)
+            trouble = await self._read(mine[:1], found, wanted, checking=checking)
             if len(found) < wanted and mine[1:]:
-                found += await self._read(mine[1:], wanted, checking=checking)
+                trouble = await self._read(mine[1:], found, wanted, checking=checking) or trouble
         others = [part for part in self._left if part not in self._mine]
-        if found or not others:
-            return found, False
-        return await self._read(others, wanted, checking=checking, backwards=True), True
+        of_peers = bool(others) and not found
+        if of_peers:
+            trouble = await self._read(others, found, wanted, checking=checking, backwards=True) or trouble
+        if trouble is not None and not found:
+            raise trouble
+        return found, of_peers
 
     async def _read(
-        self, parts: list[_Part], wanted: int, *, checking: bool, backwards: bool = False
-    ) -> list[Sandbox]:
+        self, parts: list[_Part], found: list[Sandbox], wanted: int, *, checking: bool, backwards: bool = False
+    ) -> BaseException | None:
+        """Add to what was found. A part that cannot be read stays left, and takes nothing from the others'.
+
+        Returns:
+            What is the matter with it, where others are still worth asking: one that throttles is not all.
+        """
         pages = await asyncio.gather(
-            *(
-                self._sandboxes.page(
-                    self._tenant,
-                    State.AVAILABLE,
-                    shard,
-                    limit=wanted,
-                    names=span,
-                    after=self._left[shard, span],
-                    backwards=backwards,
-                )
-                for shard, span in parts
-            )
+            *(self._page(part, wanted, checking=checking, backwards=backwards) for part in parts),
+            return_exceptions=True,
         )
-        found: list[Sandbox] = []
-        for part, (rows, after) in zip(parts, pages, strict=True):
-            found += await self._to_try(rows, checking=checking)
+        rows: list[Sandbox] = []
+        failures: list[BaseException] = []
+        for part, page in zip(parts, pages, strict=True):
+            if isinstance(page, BaseException):
+                failures.append(page)
+                continue
+            to_try, after = page
+            rows += to_try
             if after is None:
                 del self._left[part]
             else:
                 self._left[part] = after
-        self.found += len(found)
-        return found if backwards else self._in_order(found)
+        self.found += len(rows)
+        found += rows if backwards else self._in_order(rows)
+        for failure in failures:
+            if not isinstance(failure, StoreThrottled) and not (found and isinstance(failure, StoreUnavailable)):
+                raise failure
+        return failures[0] if failures else None
+
+    async def _page(
+        self, part: _Part, wanted: int, *, checking: bool, backwards: bool
+    ) -> tuple[list[Sandbox], Item | None]:
+        """What is to be tried of a part's next page, and where the one after it begins."""
+        shard, names = part
+        rows, after = await self._sandboxes.page(
+            self._tenant,
+            State.AVAILABLE,
+            shard,
+            limit=wanted,
+            names=names,
+            after=self._left[part],
+            backwards=backwards,
+        )
+        return await self._to_try(rows, checking=checking), after
 
     async def _to_try(self, rows: list[Sandbox], *, checking: bool) -> list[Sandbox]:
         """Of a page, what nobody tries and nothing speaks against."""

@@ -88,8 +88,9 @@ async def release(request: Request, sandbox_id: SandboxId) -> Response:
 
     With a generation in the body it is released only where that is the present allocation's.
     """
-    said = await release_of(request)
-    caller, holder, core = await caller_of(request), await holder_of(request), await parts_of(request)
+    sent = await json_or_nothing(request)
+    caller, holder = await caller_of(request), await holder_of(request)
+    said, core = await release_of(request, sent), await parts_of(request)
     note(request, "released", sandbox_id=sandbox_id, holder=holder)
     cause = cause_of(request, caller, Action.RELEASE)
     released = await core.broker.lifecycle.release(

@@ -1,14 +1,18 @@
 """Students, as the tests send them."""
 
 import asyncio
+from itertools import islice
 from typing import Any
 
 from broker.allocation import Allocation, Wish
 from broker.errors import BrokerError, NoSandboxAvailable
+from broker.store.table import shard_of
 from broker.wiring import Broker
 from tests.builders import NOW, TEST_CAUSE, a_sandbox
 
 TENANT = "acme"
+SHARDS = 4
+"""The broker's default."""
 
 
 async def fill(broker: Broker, count: int, **changes: Any) -> None:
@@ -52,3 +56,14 @@ def winners(answers: list[Any]) -> list[Allocation]:
 
 def codes(answers: list[Any]) -> set[str]:
     return {answer.code for answer in answers if isinstance(answer, BrokerError)}
+
+
+def numbers_in(shards: set[int], count: int) -> list[int]:
+    """Of sandboxes that lie there."""
+    numbers = (n for n in range(1, 9999) if shard_of(a_sandbox(number=n).id, SHARDS) in shards)
+    return list(islice(numbers, count))
+
+
+async def add(core: Broker, numbers: list[int]) -> None:
+    for number in numbers:
+        await core.sandboxes.add(a_sandbox(number=number), TEST_CAUSE, now=NOW)

@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
-from itertools import islice
 from typing import Any
 
 import pytest
@@ -23,15 +22,13 @@ from broker.store.presence import Presence
 from broker.store.table import shard_of
 from broker.wiring import Broker
 from local.store_proxy import StoreProxy
-from tests.allocation.students import allocate, attempt, fill, winners
+from tests.allocation.students import SHARDS, add, allocate, attempt, fill, numbers_in, winners
 from tests.api.service import a_table, an_app, api_settings
 from tests.audit import audit
-from tests.builders import NOW, TEST_CAUSE, a_sandbox
+from tests.builders import a_sandbox
 from tests.conftest import a_broker
 from tests.store.conftest import Clock
 from tests.upgrade.old_table import an_old_table
-
-SHARDS = 4
 
 
 @asynccontextmanager
@@ -90,17 +87,6 @@ async def test_peers_shards_are_not_read_while_there_is_something_in_ones_own(
             for n in range(8):
                 await allocate(core, f"s-{n}")
     assert asked <= {"acme#available#1", "acme#available#3"}
-
-
-def numbers_in(shards: set[int], count: int) -> list[int]:
-    """Of sandboxes that lie there."""
-    numbers = (n for n in range(1, 9999) if shard_of(a_sandbox(number=n).id, SHARDS) in shards)
-    return list(islice(numbers, count))
-
-
-async def add(core: Broker, numbers: list[int]) -> None:
-    for number in numbers:
-        await core.sandboxes.add(a_sandbox(number=number), TEST_CAUSE, now=NOW)
 
 
 async def test_what_is_a_peers_is_taken_from_its_end(proxy: StoreProxy, table_name: str) -> None:

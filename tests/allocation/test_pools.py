@@ -109,7 +109,7 @@ async def test_with_the_empty_prefix_all_of_the_tenant_is_drained(core: Broker) 
 async def test_other_processes_follow_within_two_seconds_and_hand_out_again_when_it_is_open(
     core: Broker, other: Broker
 ) -> None:
-    await named(core, "lab-a-", 30, first=1)
+    await named(core, "lab-a-", 120, first=1)  # more than are asked for until the drain is heard of
     assert (await allocate(other, "first")).created, "it has the others at hand"
     await drain(core, "lab-a-")
     late = asyncio.get_running_loop().time() + 2.5

@@ -1,7 +1,7 @@
 """A15, A5: whatever the store does, the answer is a sandbox, the same one, or "try again"; never "none left"."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import aioboto3
@@ -9,11 +9,27 @@ import pytest
 
 from broker.allocation import Allocator, Wish
 from broker.errors import AllocationInProgress, StoreThrottled, StoreUnavailable
+from broker.evidence import Evidence
+from broker.peers import Share
+from broker.pool import Pool
+from broker.walk import Walk
 from broker.wiring import Broker
 from local.store_proxy import StoreProxy
-from tests.allocation.students import allocate, attempt, codes, fill, release
+from local.store_proxy.answers import Dropped, Refused, error
+from local.store_proxy.hooks import Hook
+from tests.allocation.students import (
+    SHARDS,
+    add,
+    allocate,
+    attempt,
+    codes,
+    fill,
+    numbers_in,
+    release,
+    winners,
+)
 from tests.audit import audit
-from tests.builders import TEST_CAUSE
+from tests.builders import TEST_CAUSE, a_sandbox
 from tests.conftest import a_broker
 
 
@@ -95,6 +111,60 @@ async def test_an_index_or_a_claim_that_cannot_be_read_is_no_empty_pool(
     answer = await attempt(core, "student-1")
 
     assert codes([answer]) == {"STORE_THROTTLED"}
+
+
+def throttled(name: str, *, where: Callable[[dict[str, Any]], bool]) -> Hook:
+    """Refuses the calls that are so, as one hot partition does."""
+
+    async def refuse(body: dict[str, Any]) -> None:
+        if where(body):
+            raise Refused(error("ProvisionedThroughputExceededException", name))
+
+    return refuse
+
+
+async def test_a_shard_that_throttles_takes_nothing_from_the_others(core: Broker, proxy: StoreProxy) -> None:
+    """Whichever is asked first."""
+    await add(core, numbers_in({0}, 12))
+    hot = throttled("Query", where=lambda body: "acme#available#2" in str(body["ExpressionAttributeValues"]))
+    with proxy.before("Query", hot):
+        answers = [await attempt(core, f"s-{n}") for n in range(13)]
+    assert codes(answers[-1:]) == {"STORE_THROTTLED"}, "what is in the hot one nobody knows"
+    assert len(winners(answers)) == 12
+
+
+def a_walk(core: Broker) -> Walk:
+    evidence = Evidence(core.sandboxes)
+    return Walk(core.sandboxes, evidence, tenant="acme", pool=Pool(), share=Share(), shards=SHARDS, began_at=0.0)
+
+
+async def test_an_index_that_cannot_be_reached_is_not_asked_shard_by_shard(
+    core: Broker, proxy: StoreProxy
+) -> None:
+    """An outage takes a call's whole time: one is enough to know."""
+    asked: set[str] = set()
+
+    async def cut(body: dict[str, Any]) -> None:
+        asked.add(str(body["ExpressionAttributeValues"]))
+        raise Dropped(reset=True)
+
+    with proxy.before("Query", cut), pytest.raises(StoreUnavailable):
+        await a_walk(core).step(25, checking=False)
+    assert len(asked) == 1
+
+
+async def test_what_a_walk_found_is_kept_where_another_shards_check_fails(core: Broker, proxy: StoreProxy) -> None:
+    """Forgotten, it would be missing in the proof that there is none."""
+    seen, hot = numbers_in({1}, 5), numbers_in({2}, 1)
+    await add(core, seen + hot)
+    walk = a_walk(core)
+    refusal = throttled("BatchGetItem", where=lambda body: a_sandbox(number=hot[0]).id in str(body))
+    with proxy.before("BatchGetItem", refusal):
+        found, _ = await walk.step(25, checking=True)
+    assert {row.id for row in found} == {a_sandbox(number=n).id for n in seen}
+    assert (walk.found, walk.ended) == (5, False)
+    assert [row.id for row in (await walk.step(25, checking=True))[0]] == [a_sandbox(number=hot[0]).id]
+    assert (walk.found, walk.ended) == (6, True)
 
 
 async def test_a_holder_is_served_when_the_index_alone_is_throttled(core: Broker, proxy: StoreProxy) -> None:

@@ -97,6 +97,12 @@ async def test_neither_header_is_400_missing_sandbox_id(api: Api, method: str, p
     assert refusal(await api.http.request(method, path, headers=TRACK)) == (400, "MISSING_SANDBOX_ID")
 
 
+async def test_who_releases_for_nobody_is_told_that_whatever_else_is_wrong(api: Api) -> None:
+    path = "/v1/sandboxes/2009521/mark-for-deletion"
+    answer = await api.http.post(path, headers=TRACK, json={"generation": "none"})
+    assert refusal(answer) == (400, "MISSING_SANDBOX_ID")
+
+
 async def test_a_repeat_answers_200_with_the_same_body_also_when_the_pool_is_empty(api: Api) -> None:
     await api.fill(1)
     first = await api.allocate("student-1")

@@ -1,7 +1,9 @@
 """A page of metrics is written once for all who ask at one moment, after the crowd, never before the question."""
 
 import asyncio
+import time
 from collections.abc import Iterable
+from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry, Metric
@@ -78,6 +80,41 @@ async def test_a_crowd_that_does_not_end_holds_up_no_scrape_for_good(monkeypatch
     monkeypatch.setattr(metrics_page, "GIVE_WAY_S", 0.1)
     page, _ = a_crowded_page()
     assert b"written_total 1.0" in await asyncio.wait_for(page.text(), 60)
+
+
+async def test_a_loop_whose_turns_are_long_holds_up_no_scrape_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the clock: a second counted in sleeps of 20 ms was half a minute where each took 600."""
+    monkeypatch.setattr(metrics_page, "GIVE_WAY_S", 0.2)
+    page, _ = a_crowded_page()
+    asked, turns = asyncio.create_task(page.text()), 0
+    while not asked.done():
+        time.sleep(0.1)  # noqa: ASYNC251  what the loop is busy with
+        await asyncio.sleep(0)
+        turns += 1
+    assert turns < 8
+
+
+async def test_who_reads_slowly_waits_no_more(api: Api) -> None:
+    """Nine of them would hold up every scrape for as long as they like."""
+    waiting: Waiting = api.app.state.metrics_page._waiting
+    seen: list[int] = []
+    scope = {
+        "type": "http",
+        "method": "GET",
+        "path": "/v1/meta",
+        "headers": [],
+        "query_string": b"",
+        "scheme": "http",
+    }
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: Any) -> None:
+        seen.append(waiting.count)
+
+    await api.app(scope, receive, send)
+    assert (seen, waiting.count) == ([0, 0], 0)
 
 
 async def test_who_was_answered_waits_no_more_and_probes_never_did(proxied: Api, proxy: StoreProxy) -> None:

@@ -13,6 +13,7 @@ import pytest
 from starlette.types import Receive, Scope, Send
 
 from app.errors import on_broker_error
+from app.metrics_page import Waiting
 from app.middleware import Crashes, RequestContext
 from app.readiness import Readiness
 from broker.errors import StoreUnavailable
@@ -77,7 +78,7 @@ async def _asked(path: str, status: int, *, crash: bool = False) -> list[str]:
     async def send(_: Any) -> None:
         return None
 
-    app = RequestContext(Crashes(answer), metrics=Metrics(), readiness=Readiness())
+    app = RequestContext(Crashes(answer), metrics=Metrics(), readiness=Readiness(), waiting=Waiting())
     with written("app") as lines:
         await app({"type": "http", "method": "GET", "path": path, "headers": []}, receive, send)
     return lines
