@@ -20,12 +20,16 @@ async def replayed(*arguments: str) -> tuple[int, str, str]:
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
-    out, err = await asyncio.wait_for(process.communicate(), 220)
+    out, err = await asyncio.wait_for(process.communicate(), 560)
     return process.returncode or 0, out.decode(), err.decode()
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 async def test_the_storm_ends_with_nothing_stuck_and_nothing_done_by_hand() -> None:
+    """On a machine that does much else an account may use up its eight attempts.
+
+    It is tried again after six hours of the incident's, six minutes here: that is no failure.
+    """
     code, out, err = await replayed("--scale", "60", "--json")
     report = json.loads(out)
 
