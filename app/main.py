@@ -118,7 +118,7 @@ def create_app(
 
 
 def _add_routes(app: FastAPI, settings: ApiSettings) -> None:
-    """Looked through one after the other: those first that are asked most, and by scrapers in a rush."""
+    """They are looked through one after the other: first what classrooms ask, then what machines ask."""
     app.include_router(sandboxes.router)
     app.include_router(ops.router)
     app.include_router(holders.router)
